@@ -1,0 +1,168 @@
+"""Scaled dot-product attention in JAX."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from attnspec.contract.operands import accumulation_dtype, check_floating
+from attnspec.contract.options import Options, check_options
+from attnspec.contract.parameters import AttentionStages
+from attnspec.contract.shapes import Sizes, dot_product_sizes
+
+from .masks import block_of, visible_pairs
+from .tensors import as_option, as_tensors, describe, new_checks
+
+
+class Attention(NamedTuple):
+    """One attention whose arguments are checked: at least float32 and in canonical layout (*B, heads, length, size)."""
+
+    query: Array
+    key: Array
+    value: Array
+    bias: Array | None
+    sizes: Sizes
+    options: Options
+
+
+def dot_product_attention(
+    query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
+) -> Array:
+    """Compute softmax(cap(scale · Q Kᵀ) + bias, over the keys the mask allows) · V.
+
+    Arguments, shapes and errors: `attnspec.reference.dot_product_attention`.
+
+    Differences: takes JAX arrays (NumPy arrays and lists go to the default device); returns an array of the query's dtype;
+    bfloat16 and float16 accumulate and exponentiate in float32. NumPy float64 without `jax_enable_x64` is a TypeError.
+    Works under `jit`, `vmap`, `grad`, `jvp` and their compositions; products run at the highest precision.
+    """
+    attention, shape, dtype = prepare(query, key, value, mask, bias, scale, softcap)
+    return compute_stages(attention).output.reshape(shape).astype(dtype)
+
+
+def attention_stages(
+    query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
+) -> AttentionStages:
+    """Compute `dot_product_attention` and return every stage on the way.
+
+    Arguments, shapes and errors: `attnspec.reference.attention_stages`.
+
+    Differences: the stages are at least float32, the output has the query's dtype.
+    """
+    attention, shape, dtype = prepare(query, key, value, mask, bias, scale, softcap)
+    stages = compute_stages(attention)
+    pairs = (*shape[:-1], attention.sizes.key_length)
+    return AttentionStages(
+        stages.scores.reshape(pairs),
+        stages.logits.reshape(pairs),
+        stages.weights.reshape(pairs),
+        stages.logsumexp.reshape(shape[:-1]),
+        stages.output.reshape(shape).astype(dtype),
+    )
+
+
+def prepare(
+    query: Any, key: Any, value: Any, mask: Any, bias: Any, scale: Any, softcap: Any
+) -> tuple[Attention, tuple[int, ...], jnp.dtype]:
+    """Check the arguments of a dot-product attention; return it in canonical layout, with its output's shape and dtype."""
+    query, key, value = as_tensors(query=query, key=key, value=value)
+    bias = as_option("bias", bias, query)
+    dtype = check_floating(query=describe(query), key=describe(key), value=describe(value))
+    checks = new_checks(query)
+    sizes = dot_product_sizes(describe(query), describe(key), describe(value), checks)
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    shape = (*query.shape[:-1], value.shape[-1])
+    wide_query, wide_key, wide_value = widen(query), widen(key), widen(value)
+    if not sizes.has_heads:
+        wide_query, wide_key, wide_value = (x[..., None, :, :] for x in (wide_query, wide_key, wide_value))
+    return Attention(wide_query, wide_key, wide_value, bias, sizes, options), shape, query.dtype
+
+
+def widen(array: Array) -> Array:
+    """Convert to the accumulation dtype: float32 for the half precisions (S16)."""
+    return array.astype(accumulation_dtype(describe(array).dtype))
+
+
+def compute_stages(attention: Attention) -> AttentionStages:
+    """Compute scores, logits, weights, logsumexp and output: the formula itself."""
+    query, key, value, bias, sizes, (mask, scale, softcap) = attention
+    block = block_of(sizes)
+    bias = None if bias is None else block.per_pair(bias).astype(query.dtype)
+
+    # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
+    clean_query, clean_key, clean_value = _finite(query), _finite(key), _finite(value)
+    is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], sizes)
+
+    # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
+    scores = _as_number(scale, query) * _ungroup(matmul(_group(clean_query, sizes), clean_key.mT), sizes)
+    scores = jnp.where(is_clean, scores, jnp.nan)
+
+    # S3: softcap, then bias, then mask.
+    logits = scores
+    if softcap is not None:
+        softcap = _as_number(softcap, query)
+        logits = softcap * jnp.tanh(logits / softcap)
+    logits = logits if bias is None else logits + bias
+    visible = jnp.broadcast_to(visible_pairs(mask, bias, block), logits.shape)
+    logits = jnp.where(visible, logits, -jnp.inf)
+
+    # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
+    peak = lax.stop_gradient(logits).max(axis=-1, keepdims=True, initial=-jnp.inf)
+    peak = jnp.where(peak != -jnp.inf, peak, 0.0)
+    exponentials = jnp.exp(logits - peak)
+    total = exponentials.sum(axis=-1, keepdims=True)
+    has_weight = total != 0.0
+    total = jnp.where(has_weight, total, 1.0)
+    weights = jnp.where(visible, exponentials / total, 0.0)
+    logsumexp = jnp.where(has_weight, peak + jnp.log(total), -jnp.inf)[..., 0]
+
+    output = _ungroup(matmul(_group(weights, sizes), clean_value), sizes)
+    holds_poison = ~jnp.isfinite(value).all()
+    poison = lax.cond(holds_poison, lambda: _seen_poison(visible, value, sizes), lambda: jnp.zeros_like(output))
+    output = jnp.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
+    return AttentionStages(scores, logits, weights, logsumexp, output)
+
+
+def _finite(array: Array) -> Array:
+    return jnp.where(jnp.isfinite(array), array, 0.0)
+
+
+def _is_finite_row(array: Array) -> Array:
+    return jnp.isfinite(array).all(axis=-1)
+
+
+def _seen_poison(visible: Array, value: Array, sizes: Sizes) -> Array:
+    """Add up, for each query, the non-finite value entries that it may attend to: NaN, ±Inf, or 0 where it sees none."""
+    seen = _group(visible.astype(value.dtype), sizes)
+    rising = matmul(seen, (~(value < jnp.inf)).astype(value.dtype))
+    falling = matmul(seen, (~(value > -jnp.inf)).astype(value.dtype))
+    poison = jnp.where(rising > 0, jnp.inf, 0.0) + jnp.where(falling > 0, -jnp.inf, 0.0)
+    return _ungroup(poison, sizes).astype(value.dtype)
+
+
+def matmul(left: Array, right: Array) -> Array:
+    """Multiply in the operands' own precision: on accelerators JAX multiplies float32 in less unless told otherwise."""
+    return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
+
+
+def _as_number(value: Any, query: Array) -> Any:
+    return value.astype(query.dtype) if isinstance(value, Array) else value
+
+
+def _group(array: Array, sizes: Sizes) -> Array:
+    """(*B, Hq, q, a) → (*B, Hkv, Hq/Hkv · q, a)."""
+    *batch, heads, rows, columns = array.shape
+    return array.reshape(*batch, sizes.num_kv_heads, heads * rows // max(sizes.num_kv_heads, 1), columns)
+
+
+def _ungroup(array: Array, sizes: Sizes) -> Array:
+    """(*B, Hkv, Hq/Hkv · q, a) → (*B, Hq, q, a)."""
+    *batch, kv_heads, rows, columns = array.shape
+    return array.reshape(*batch, sizes.num_heads, kv_heads * rows // max(sizes.num_heads, 1), columns)
+
+
+def _by_query_head(array: Array, sizes: Sizes) -> Array:
+    """(*B, Hkv, a, b) → (*B, Hq, a, b): each query head gets its key/value head (S12)."""
+    return jnp.repeat(array, sizes.num_heads // max(sizes.num_kv_heads, 1), axis=-3)

@@ -1,0 +1,148 @@
+"""Attention with projections in TensorFlow: self-attention, key-value attention and multi-head attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from attnspec.contract.operands import check_floating
+from attnspec.contract.options import check_options
+from attnspec.contract.parameters import MultiHeadParameters, check_parameters
+from attnspec.contract.shapes import key_value_sizes, multi_head_sizes, self_attention_sizes
+
+from .attention import Attention, compute_stages, swap_axes, widen
+from .tensors import as_option, as_tensors, assert_pending, describe, new_checks, shape_of
+
+
+@tf.autograph.experimental.do_not_convert
+def self_attention(
+    inputs: Any,
+    query_weight: Any,
+    key_weight: Any,
+    value_weight: Any,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Any = None,
+    softcap: Any = None,
+) -> tf.Tensor:
+    """Let every position of a sequence attend to the sequence: Q = X W_q, K = X W_k, V = X W_v, then attention.
+
+    Arguments, shapes and errors: `attnspec.reference.self_attention`.
+
+    Differences: as for `dot_product_attention`; projections are not rounded to half precision in between.
+    """
+    inputs, query_weight, key_weight, value_weight = as_tensors(
+        inputs=inputs, query_weight=query_weight, key_weight=key_weight, value_weight=value_weight
+    )
+    bias = as_option("bias", bias, inputs)
+    operands = {
+        "inputs": describe(inputs),
+        "query_weight": describe(query_weight),
+        "key_weight": describe(key_weight),
+        "value_weight": describe(value_weight),
+    }
+    dtype = check_floating(**operands)
+    checks = new_checks(inputs)
+    sizes = self_attention_sizes(*operands.values(), checks)
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    assert_pending(checks)
+    wide = widen(inputs)[..., None, :, :]
+    query, key, value = wide @ widen(query_weight), wide @ widen(key_weight), wide @ widen(value_weight)
+    output = compute_stages(Attention(query, key, value, bias, sizes, options)).output
+    return tf.cast(tf.squeeze(output, -3), inputs.dtype)
+
+
+@tf.autograph.experimental.do_not_convert
+def key_value_attention(
+    query: Any,
+    keys: Any,
+    values: Any,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Any = None,
+    softcap: Any = None,
+) -> tf.Tensor:
+    """Let one query read a memory of key-value pairs: Σ_j softmax_j(scale · q·k_j) v_j, one query per batch element.
+
+    Arguments, shapes and errors: `attnspec.reference.key_value_attention`.
+
+    Differences: as for `dot_product_attention`.
+    """
+    query, keys, values = as_tensors(query=query, keys=keys, values=values)
+    bias = as_option("bias", bias, query)
+    operands = {"query": describe(query), "keys": describe(keys), "values": describe(values)}
+    dtype = check_floating(**operands)
+    checks = new_checks(query)
+    sizes = key_value_sizes(*operands.values(), checks)
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    assert_pending(checks)
+    wide_query = widen(query)[..., None, None, :]
+    wide_keys, wide_values = widen(keys)[..., None, :, :], widen(values)[..., None, :, :]
+    output = compute_stages(Attention(wide_query, wide_keys, wide_values, bias, sizes, options)).output
+    return tf.cast(tf.squeeze(output, [-2, -3]), query.dtype)
+
+
+@tf.autograph.experimental.do_not_convert
+def multi_head_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    parameters: MultiHeadParameters,
+    *,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Any = None,
+    softcap: Any = None,
+) -> tf.Tensor:
+    """Attend with several heads: concat_h(attention(x_q W_q^h + b_q^h, x_k W_k^h + b_k^h, x_v W_v^h + b_v^h)) W_o + b_o.
+
+    Arguments, shapes and errors: `attnspec.reference.multi_head_attention`.
+
+    Differences: as for `self_attention`.
+    """
+    query, key, value, *weights = as_tensors(
+        query=query, key=key, value=value, **check_parameters(parameters)._asdict()
+    )
+    bias = as_option("bias", bias, query)
+    parameters = MultiHeadParameters(*weights)
+    given = {name: tensor for name, tensor in parameters._asdict().items() if tensor is not None}
+    dtype = check_floating(
+        query=describe(query),
+        key=describe(key),
+        value=describe(value),
+        **{name: describe(tensor) for name, tensor in given.items()},
+    )
+    checks = new_checks(query)
+    described = MultiHeadParameters(*map(describe, parameters))
+    sizes = multi_head_sizes(
+        describe(query), describe(key), describe(value), described, num_heads, num_kv_heads, checks
+    )
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    assert_pending(checks)
+    wide_query = _split_heads(_project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
+    wide_key = _split_heads(_project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
+    wide_value = _split_heads(_project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
+    output = compute_stages(Attention(wide_query, wide_key, wide_value, bias, sizes, options)).output
+    return tf.cast(_project(_merge_heads(output), parameters.output_weight, parameters.output_bias), query.dtype)
+
+
+def _project(inputs: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    outputs = widen(inputs) @ widen(weight)
+    return outputs if bias is None else outputs + widen(bias)
+
+
+def _split_heads(array: tf.Tensor, heads: int) -> tf.Tensor:
+    """(*B, T, H·D) → (*B, H, T, D)."""
+    *leading, columns = shape_of(array)
+    return swap_axes(tf.reshape(array, [*leading, heads, columns // heads]))
+
+
+def _merge_heads(array: tf.Tensor) -> tf.Tensor:
+    """(*B, H, T, D) → (*B, T, H·D)."""
+    *leading, heads, columns = shape_of(swap_axes(array))
+    return tf.reshape(swap_axes(array), [*leading, heads * columns])

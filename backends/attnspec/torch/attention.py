@@ -1,0 +1,180 @@
+"""Scaled dot-product attention in PyTorch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attnspec.contract.operands import accumulation_dtype, check_floating
+from attnspec.contract.options import Options, check_options
+from attnspec.contract.parameters import AttentionStages
+from attnspec.contract.shapes import Sizes, dot_product_sizes
+
+from .masks import block_of, visible_pairs
+from .tensors import as_option, as_tensors, describe, new_checks
+
+
+class Attention(NamedTuple):
+    """One attention whose arguments are checked: at least float32 and in canonical layout (*B, heads, length, size)."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    bias: Tensor | None
+    sizes: Sizes
+    options: Options
+
+
+def dot_product_attention(
+    query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
+) -> Tensor:
+    """Compute softmax(cap(scale · Q Kᵀ) + bias, over the keys the mask allows) · V.
+
+    Arguments, shapes and errors: `attnspec.reference.dot_product_attention`.
+
+    Differences: takes torch tensors (NumPy arrays and lists go to the default device) on one device; returns a tensor of
+    the query's dtype; bfloat16 and float16 accumulate and exponentiate in float32. Differentiable by autograd.
+    """
+    attention, shape, dtype = prepare(query, key, value, mask, bias, scale, softcap)
+    return compute_stages(attention).output.reshape(shape).to(dtype)
+
+
+def attention_stages(
+    query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
+) -> AttentionStages:
+    """Compute `dot_product_attention` and return every stage on the way.
+
+    Arguments, shapes and errors: `attnspec.reference.attention_stages`.
+
+    Differences: the stages are at least float32, the output has the query's dtype.
+    """
+    attention, shape, dtype = prepare(query, key, value, mask, bias, scale, softcap)
+    stages = compute_stages(attention)
+    pairs = (*shape[:-1], attention.sizes.key_length)
+    return AttentionStages(
+        stages.scores.reshape(pairs),
+        stages.logits.reshape(pairs),
+        stages.weights.reshape(pairs),
+        stages.logsumexp.reshape(shape[:-1]),
+        stages.output.reshape(shape).to(dtype),
+    )
+
+
+def prepare(
+    query: Any, key: Any, value: Any, mask: Any, bias: Any, scale: Any, softcap: Any
+) -> tuple[Attention, tuple[int, ...], torch.dtype]:
+    """Check the arguments of a dot-product attention; return it in canonical layout, with its output's shape and dtype."""
+    query, key, value = as_tensors(query=query, key=key, value=value)
+    bias = as_option("bias", bias, query)
+    dtype = check_floating(query=describe(query), key=describe(key), value=describe(value))
+    checks = new_checks(query)
+    sizes = dot_product_sizes(describe(query), describe(key), describe(value), checks)
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    shape = (*query.shape[:-1], value.shape[-1])
+    wide_query, wide_key, wide_value = widen(query), widen(key), widen(value)
+    if not sizes.has_heads:
+        wide_query, wide_key, wide_value = (x.unsqueeze(-3) for x in (wide_query, wide_key, wide_value))
+    return Attention(wide_query, wide_key, wide_value, bias, sizes, options), shape, query.dtype
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Convert to the accumulation dtype: float32 for the half precisions (S16)."""
+    return tensor.to(torch.float64 if accumulation_dtype(describe(tensor).dtype) == "float64" else torch.float32)
+
+
+def compute_stages(attention: Attention) -> AttentionStages:
+    """Compute scores, logits, weights, logsumexp and output: the formula itself."""
+    query, key, value, bias, sizes, (mask, scale, softcap) = attention
+    block = block_of(sizes, query.device)
+    bias = None if bias is None else block.per_pair(bias).to(query.dtype)
+
+    # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
+    clean_query, clean_key, clean_value = _finite(query), _finite(key), _finite(value)
+    is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], sizes)
+
+    # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
+    scores = _as_number(scale, query) * _ungroup(_group(clean_query, sizes) @ clean_key.mT, sizes)
+    scores = torch.where(is_clean, scores, torch.nan)
+
+    # S3: softcap, then bias, then mask.
+    logits = scores
+    if softcap is not None:
+        softcap = _as_number(softcap, query)
+        logits = softcap * torch.tanh(logits / softcap)
+    logits = logits if bias is None else logits + bias
+    visible = visible_pairs(mask, bias, block).expand(logits.shape)
+    logits = torch.where(visible, logits, -torch.inf)
+
+    # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
+    peak = _largest(logits.detach())
+    peak = torch.where(peak != -torch.inf, peak, 0.0)
+    exponentials = torch.exp(logits - peak)
+    total = exponentials.sum(dim=-1, keepdim=True)
+    has_weight = total != 0.0
+    total = torch.where(has_weight, total, 1.0)
+    weights = torch.where(visible, exponentials / total, 0.0)
+    logsumexp = torch.where(has_weight, peak + torch.log(total), -torch.inf).squeeze(-1)
+
+    output = _ungroup(_group(weights, sizes) @ clean_value, sizes)
+    if _may_hold_poison(value):
+        poison = _seen_poison(visible, value, sizes)
+        output = torch.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
+    return AttentionStages(scores, logits, weights, logsumexp, output)
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    return torch.where(torch.isfinite(tensor), tensor, 0.0)
+
+
+def _is_finite_row(tensor: Tensor) -> Tensor:
+    return torch.isfinite(tensor).all(dim=-1)
+
+
+def _may_hold_poison(value: Tensor) -> bool:
+    """Look whether a value is not finite, where that can be known: a compiled or transformed function cannot branch on it."""
+    if torch.compiler.is_compiling():
+        return True
+    try:
+        return not bool(torch.isfinite(value).all())
+    except RuntimeError:  # inside torch.func.vmap no values can be read
+        return True
+
+
+def _seen_poison(visible: Tensor, value: Tensor, sizes: Sizes) -> Tensor:
+    """Add up, for each query, the non-finite value entries that it may attend to: NaN, ±Inf, or 0 where it sees none."""
+    seen = _group(visible.to(value.dtype), sizes)
+    rising = seen @ (~(value < torch.inf)).to(value.dtype)
+    falling = seen @ (~(value > -torch.inf)).to(value.dtype)
+    poison = torch.where(rising > 0, torch.inf, 0.0) + torch.where(falling > 0, -torch.inf, 0.0)
+    return _ungroup(poison, sizes).to(value.dtype)
+
+
+def _largest(logits: Tensor) -> Tensor:
+    # amax refuses an axis of size 0; its neutral element is −inf.
+    return (
+        logits.amax(dim=-1, keepdim=True) if logits.shape[-1] else logits.new_full((*logits.shape[:-1], 1), -math.inf)
+    )
+
+
+def _as_number(value: Any, query: Tensor) -> Any:
+    return value.to(query.dtype) if isinstance(value, Tensor) else value
+
+
+def _group(tensor: Tensor, sizes: Sizes) -> Tensor:
+    """(*B, Hq, q, a) → (*B, Hkv, Hq/Hkv · q, a)."""
+    *batch, heads, rows, columns = tensor.shape
+    return tensor.reshape(*batch, sizes.num_kv_heads, heads * rows // max(sizes.num_kv_heads, 1), columns)
+
+
+def _ungroup(tensor: Tensor, sizes: Sizes) -> Tensor:
+    """(*B, Hkv, Hq/Hkv · q, a) → (*B, Hq, q, a)."""
+    *batch, kv_heads, rows, columns = tensor.shape
+    return tensor.reshape(*batch, sizes.num_heads, kv_heads * rows // max(sizes.num_heads, 1), columns)
+
+
+def _by_query_head(tensor: Tensor, sizes: Sizes) -> Tensor:
+    """(*B, Hkv, a, b) → (*B, Hq, a, b): each query head gets its key/value head (S12)."""
+    return tensor.repeat_interleave(sizes.num_heads // max(sizes.num_kv_heads, 1), dim=-3)

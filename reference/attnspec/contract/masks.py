@@ -1,0 +1,532 @@
+"""Masks: predicates over query and key positions that any array type can evaluate (clauses S4, S6, S7, S8).
+
+A mask never builds an array of its own. `Mask.visible` is written with operators only, over the positions that a
+backend hands it as its own arrays, for any block of (query, key) pairs; so one definition serves every framework.
+True means: this query may attend to this key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
+
+import numpy as np
+
+from .checks import Checks
+from .operands import Size, describe, show_shape
+from .shapes import Sizes, check_pairs
+
+Offset: TypeAlias = int | Literal["end"] | Any | None
+Integers: TypeAlias = int | Sequence[Any] | Any
+
+
+class Positions(Protocol):
+    """A block of (query, key) pairs, in one framework's arrays."""
+
+    query: Any
+    """Indices of the block's queries, (q, 1)."""
+    key: Any
+    """Indices of the block's keys, (1, k)."""
+    query_length: Size
+    """The number of queries of the whole attention, not of the block."""
+    key_length: Size
+
+    def per_batch(self, values: Any) -> Any:
+        """Take numbers of shape () or (*B,) and give them axes that broadcast against (*B, heads, q, k)."""
+
+    def per_pair(self, array: Any) -> Any:
+        """Take an array over all pairs and give its part for this block, broadcastable to (*B, heads, q, k)."""
+
+
+class Mask:
+    """A predicate over query and key positions; combine with `&`, `|`, `~` and with boolean arrays.
+
+    Fields that are ints, strings or None are static: they take part in equality and in the hash. Arrays are leaves:
+    they take part in equality where their values can be read, and never in the hash.
+    """
+
+    __array_ufunc__: ClassVar[None] = None  # NumPy then leaves `array & mask` to `__rand__` below
+
+    def visible(self, at: Positions) -> Any:
+        """Return a boolean array, broadcastable to (*B, heads, q, k): may the query attend to the key."""
+        raise NotImplementedError
+
+    def check(self, sizes: Sizes, checks: Checks) -> None:
+        """Raise where this mask does not fit an attention of these sizes."""
+        raise NotImplementedError
+
+    def __and__(self, other: Any) -> Mask:
+        return Both(self, as_mask(other))
+
+    def __rand__(self, other: Any) -> Mask:
+        return Both(as_mask(other), self)
+
+    def __or__(self, other: Any) -> Mask:
+        return Either(self, as_mask(other))
+
+    def __ror__(self, other: Any) -> Mask:
+        return Either(as_mask(other), self)
+
+    def __invert__(self) -> Mask:
+        return Not(self)
+
+    def __bool__(self) -> bool:
+        raise TypeError("a mask has no truth value; combine masks with `&`, `|` and `~`, not with `and`, `or`, `not`")
+
+    def flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Split into (children, static): arrays and inner masks, and everything that is part of the identity."""
+        values = [getattr(self, field.name) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        children = tuple(value for value in values if not _is_static(value))
+        static = tuple(value if _is_static(value) else _Child for value in values)
+        return children, static
+
+    @classmethod
+    def rebuild(cls, static: Sequence[Any], children: Sequence[Any]) -> Self:
+        """Undo `flatten` without validation: the children may be traced arrays or anything that stands for them."""
+        mask = object.__new__(cls)
+        remaining = iter(children)
+        for field, value in zip(dataclasses.fields(cls), static, strict=True):  # type: ignore[arg-type]
+            object.__setattr__(mask, field.name, next(remaining) if value is _Child else value)
+        return mask
+
+    # TensorFlow's flatten protocol; it is looked up by name, so nothing is imported.
+    def __tf_flatten__(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        children, static = self.flatten()
+        return static, children
+
+    @classmethod
+    def __tf_unflatten__(cls, metadata: tuple[Any, ...], components: tuple[Any, ...]) -> Self:
+        return cls.rebuild(metadata, components)
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if type(self) is not type(other) or not isinstance(other, Mask):
+            return False
+        children, static = self.flatten()
+        other_children, other_static = other.flatten()
+        return static == other_static and all(map(_same, children, other_children))
+
+    def __hash__(self) -> int:
+        children, static = self.flatten()
+        return hash((type(self), static, tuple(child for child in children if isinstance(child, Mask))))
+
+
+_FAR = 2**29
+"""No position is as far away: offsets and widths beyond it mean the same, and sums of them still fit into int32."""
+
+
+class _Child:
+    """Stands in the static part of a flattened mask where a child was taken out."""
+
+
+def _is_static(value: Any) -> bool:
+    return value is None or isinstance(value, int | str)
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, Mask) or isinstance(right, Mask):
+        return bool(left == right)
+    # Any framework's array may stand here, also a traced one, whose values nobody can read: then masks are not equal.
+    try:
+        return np.array_equal(np.asarray(left), np.asarray(right))
+    except Exception:
+        pass
+    try:
+        return tuple(left.shape) == tuple(right.shape) and bool((left == right).all())
+    except Exception:
+        return False
+
+
+def _frozen(cls: type) -> Any:
+    return dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+
+
+@_frozen
+class Full(Mask):
+    """Everything is visible."""
+
+    def visible(self, at: Positions) -> Any:
+        """See `Mask.visible`."""
+        return at.key >= 0
+
+    def check(self, sizes: Sizes, checks: Checks) -> None:
+        """Fit every attention."""
+
+    def __repr__(self) -> str:
+        return "full()"
+
+
+@_frozen
+class Causal(Mask):
+    """Keys up to the query's own position: j ≤ i + offset."""
+
+    offset: Any = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "offset", _offset("causal", self.offset))
+
+    def visible(self, at: Positions) -> Any:
+        """See `Mask.visible`."""
+        return at.key <= at.query + _shift(self.offset, at)
+
+    def check(self, sizes: Sizes, checks: Checks) -> None:
+        """Check the offset (S7)."""
+        _check_offset("causal", self.offset, sizes, checks)
+
+    def __repr__(self) -> str:
+        return f"causal({_arguments(offset=self.offset)})"
+
+
+@_frozen
+class SlidingWindow(Mask):
+    """Keys at most `left` before and `right` after the query's own position i + offset."""
+
+    left: int | None = None
+    right: int | None = None
+    offset: Any = None
+
+    def __post_init__(self) -> None:
+        for side in ("left", "right"):
+            width = getattr(self, side)
+            if width is not None:
+                object.__setattr__(self, side, _static_count(f"{side}` of `sliding_window", width))
+        if self.left is None and self.right is None:
+            raise ValueError("`sliding_window` needs `left=` or `right=`: with neither it hides nothing; use `full()`")
+        object.__setattr__(self, "offset", _offset("sliding_window", self.offset))
+
+    def visible(self, at: Positions) -> Any:
+        """See `Mask.visible`."""
+        own = at.query + _shift(self.offset, at)
+        if self.left is None:
+            return at.key <= own + min(self.right, _FAR)
+        if self.right is None:
+            return at.key >= own - min(self.left, _FAR)
+        return (at.key >= own - min(self.left, _FAR)) & (at.key <= own + min(self.right, _FAR))
+
+    def check(self, sizes: Sizes, checks: Checks) -> None:
+        """Check the offset (S7)."""
+        _check_offset("sliding_window", self.offset, sizes, checks)
+
+    def __repr__(self) -> str:
+        return f"sliding_window({_arguments(left=self.left, right=self.right, offset=self.offset)})"
+
+
+@_frozen
+class KeyLengths(Mask):
+    """The first n keys of each batch element; the rest is padding."""
+
+    lengths: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", _integers("key_lengths", self.lengths, minimum=0))
+
+    def visible(self, at: Positions) -> Any:
+        """See `Mask.visible`."""
+        return at.key < at.per_batch(self.lengths)
+
+    def check(self, sizes: Sizes, checks: Checks) -> None:
+        """Check the lengths against the number of keys (S8)."""
+        _check_lengths("key_lengths", "keys", self.lengths, sizes.key_length, sizes, checks)
+
+    def __repr__(self) -> str:
+        return f"key_lengths({_show(self.lengths)})"
+
+
+@_frozen
+class QueryLengths(Mask):
+    """The first n queries of each batch element; the rest is padding, whose rows are empty."""
+
+    lengths: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", _integers("query_lengths", self.lengths, minimum=0))
+
+    def visible(self, at: Positions) -> Any:
+        """See `Mask.visible`."""
+        return at.query < at.per_batch(self.lengths)
+
+    def check(self, sizes: Sizes, checks: Checks) -> None:
+        """Check the lengths against the number of queries (S8)."""
+        _check_lengths("query_lengths", "queries", self.lengths, sizes.query_length, sizes, checks)
+
+    def __repr__(self) -> str:
+        return f"query_lengths({_show(self.lengths)})"
+
+
+@_frozen
+class BooleanArray(Mask):
+    """An explicit boolean array over (query, key) pairs."""
+
+    array: Any
+
+    def visible(self, at: Positions) -> Any:
+        """See `Mask.visible`."""
+        return at.per_pair(self.array)
+
+    def check(self, sizes: Sizes, checks: Checks) -> None:
+        """Check rank and axes (S4)."""
+        checks.read("mask", self.array)
+        check_pairs("mask", checks.shape(self.array), sizes, checks)
+
+    def __repr__(self) -> str:
+        return f"<boolean array of shape {show_shape(tuple(self.array.shape))}>"
+
+
+@_frozen
+class Both(Mask):
+    """Visible in both masks."""
+
+    left: Mask
+    right: Mask
+
+    def visible(self, at: Positions) -> Any:
+        """See `Mask.visible`."""
+        return self.left.visible(at) & self.right.visible(at)
+
+    def check(self, sizes: Sizes, checks: Checks) -> None:
+        """Check both parts."""
+        self.left.check(sizes, checks)
+        self.right.check(sizes, checks)
+
+    def __repr__(self) -> str:
+        return f"{_operand(self.left, Either)} & {_operand(self.right, Either | Both)}"
+
+
+@_frozen
+class Either(Mask):
+    """Visible in one of two masks, or in both."""
+
+    left: Mask
+    right: Mask
+
+    def visible(self, at: Positions) -> Any:
+        """See `Mask.visible`."""
+        return self.left.visible(at) | self.right.visible(at)
+
+    def check(self, sizes: Sizes, checks: Checks) -> None:
+        """Check both parts."""
+        self.left.check(sizes, checks)
+        self.right.check(sizes, checks)
+
+    def __repr__(self) -> str:
+        return f"{self.left!r} | {_operand(self.right, Either)}"
+
+
+@_frozen
+class Not(Mask):
+    """Visible exactly where another mask is not."""
+
+    mask: Mask
+
+    def visible(self, at: Positions) -> Any:
+        """See `Mask.visible`."""
+        return ~self.mask.visible(at)
+
+    def check(self, sizes: Sizes, checks: Checks) -> None:
+        """Check the mask itself."""
+        self.mask.check(sizes, checks)
+
+    def __repr__(self) -> str:
+        return f"~{_operand(self.mask, Both | Either)}"
+
+
+MASK_CLASSES: tuple[type[Mask], ...] = (
+    Full,
+    Causal,
+    SlidingWindow,
+    KeyLengths,
+    QueryLengths,
+    BooleanArray,
+    Both,
+    Either,
+    Not,
+)
+"""Every class of mask: what a framework registers to take masks apart and put them together."""
+
+
+def full() -> Mask:
+    """Make the mask that hides nothing: the neutral element of `&`."""
+    return Full()
+
+
+def causal(offset: Offset = None) -> Mask:
+    """Make the causal mask: query i, at key position i + offset, attends to keys j ≤ i + offset (S7).
+
+    Args:
+        offset: int, integers of shape (*B,), or "end" for Tk − Tq (bottom-right alignment: the last query sees all
+            keys). 0 is top-left alignment. None means 0 and needs Tq = Tk: otherwise the two alignments differ.
+    """
+    return Causal(offset)
+
+
+def sliding_window(left: int | None = None, right: int | None = None, offset: Offset = None) -> Mask:
+    """Make a window: i + offset − left ≤ j ≤ i + offset + right; the query's own position is always inside (S7).
+
+    Args:
+        left: how many keys before the query's own position are visible; None: all of them.
+        right: how many keys after it are visible; None: all of them. Not both may be None.
+        offset: as for `causal`.
+    """
+    return SlidingWindow(left, right, offset)
+
+
+def key_lengths(n: Integers) -> Mask:
+    """Make the mask of right-padded keys: j < n (S8). `n` is an int or integers of shape (*B,), 0 ≤ n ≤ Tk."""
+    return KeyLengths(n)
+
+
+def query_lengths(n: Integers) -> Mask:
+    """Make the mask of right-padded queries: i < n (S8); rows beyond are empty. `n` as for `key_lengths`."""
+    return QueryLengths(n)
+
+
+def as_mask(value: Any) -> Mask:
+    """Return a mask object as it is, and wrap a boolean array; refuse everything else (S4)."""
+    if isinstance(value, Mask):
+        return value
+    if isinstance(value, list | tuple | bool | np.bool_):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(f"`mask` must be nested lists of equal lengths; {error}") from None
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not hasattr(value, "shape"):
+        raise TypeError(f"`mask` must be a mask object or a boolean array (True = may attend); got {describe(value)}")
+    name = _dtype_name(dtype)
+    if name != "bool":
+        raise TypeError(
+            f"`mask` must be a mask object or a boolean array (True = may attend); got an array of dtype {name}: "
+            f"pass numbers to add to the scores as `bias=`, or write the comparison that you mean, as in `array != 0`"
+        )
+    return BooleanArray(value)
+
+
+def _dtype_name(dtype: Any) -> str:
+    """Name a dtype of any framework as NumPy does."""
+    name = getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]
+    return str(name)
+
+
+def _integers(name: str, value: Any, minimum: int | None) -> Any:
+    """Return an int (static) or an integer array (a leaf); refuse what is neither."""
+    if isinstance(value, list | tuple):
+        try:
+            value = np.asarray(value) if len(value) else np.zeros(0, np.int64)
+        except ValueError as error:
+            raise ValueError(f"`{name}` must be an int or integers of shape (*batch,); {error}") from None
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` must be an int or integers of shape (*batch,); got a boolean")
+    if isinstance(value, int | np.integer):
+        value = int(value)
+        if minimum is not None and value < minimum:
+            raise ValueError(f"`{name}` must be at least {minimum}; got {value}")
+        return value
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not hasattr(value, "shape"):
+        raise TypeError(f"`{name}` must be an int or integers of shape (*batch,); got {describe(value)}")
+    if "int" not in _dtype_name(dtype):
+        raise TypeError(f"`{name}` must be an int or integers of shape (*batch,); got dtype {_dtype_name(dtype)}")
+    if isinstance(value, np.ndarray):
+        if minimum is not None and value.size and value.min() < minimum:
+            raise ValueError(f"`{name}` must be at least {minimum}; got {_show(value)}")
+        # A copy of one fixed width: later writes to the caller's array must not change a mask, nor may uint8 wrap round.
+        value = value.astype(np.int64)
+        value.flags.writeable = False
+    return value
+
+
+def _static_count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"`{name}` must be an int or None; got {value!r}")
+    if value < 0:
+        raise ValueError(f"`{name}` must be at least 0 (it counts keys beside the query's own); got {value}")
+    return int(value)
+
+
+def _offset(name: str, value: Any) -> Any:
+    if value is None or (isinstance(value, str) and value == "end"):
+        return value
+    if isinstance(value, str):
+        raise ValueError(
+            f"`offset` of `{name}` must be an int, integers of shape (*batch,), 'end' or None; got {value!r}"
+        )
+    return _integers(f"offset` of `{name}", value, minimum=None)
+
+
+def _shift(offset: Any, at: Positions) -> Any:
+    if offset is None:
+        return 0
+    if isinstance(offset, str):
+        return at.key_length - at.query_length
+    if isinstance(offset, int):
+        return max(-_FAR, min(offset, _FAR))
+    return at.per_batch(np.clip(offset, -_FAR, _FAR) if isinstance(offset, np.ndarray) else offset)
+
+
+def _check_offset(name: str, offset: Any, sizes: Sizes, checks: Checks) -> None:
+    if offset is None:
+        checks.equal(
+            sizes.query_length,
+            sizes.key_length,
+            lambda: (
+                f"`{name}` without an offset needs as many queries as keys; got "
+                f"{_number(sizes.query_length)} queries and {_number(sizes.key_length)} keys: say `offset=0` (query 0 "
+                f"stands at key 0, top-left) or `offset='end'` (the last query stands at the last key, bottom-right)"
+            ),
+        )
+    elif not isinstance(offset, int | str):
+        checks.read(f"offset` of `{name}", offset)
+        _check_per_batch(f"offset` of `{name}", offset, sizes, checks)
+
+
+def _check_lengths(name: str, what: str, lengths: Any, limit: Size, sizes: Sizes, checks: Checks) -> None:
+    if isinstance(lengths, int):
+        if isinstance(limit, int) and lengths > limit:
+            raise ValueError(f"`{name}` must lie between 0 and the number of {what}, {limit}; got {lengths}")
+        return
+    values = checks.read(name, lengths)
+    _check_per_batch(name, lengths, sizes, checks)
+    if values is not None and values.size:
+        upper = limit if isinstance(limit, int) else None
+        if values.min() < 0 or (upper is not None and values.max() > upper):
+            raise ValueError(
+                f"`{name}` must lie between 0 and the number of {what}, {_number(limit)}; got {_show(values)}"
+            )
+
+
+def _check_per_batch(name: str, values: Any, sizes: Sizes, checks: Checks) -> None:
+    shape = checks.shape(values)
+
+    def message() -> str:
+        return (
+            f"`{name}` must be an int or have the batch shape {show_shape(sizes.batch)}; got shape {show_shape(shape)}"
+        )
+
+    if len(shape) not in (0, len(sizes.batch)):
+        raise ValueError(message())
+    for size, expected in zip(shape, sizes.batch, strict=False):
+        checks.equal(size, expected, message)
+
+
+def _number(size: Size) -> str:
+    return str(size) if isinstance(size, int) else "?"
+
+
+def _operand(mask: Mask, wrapped: Any) -> str:
+    return f"({mask!r})" if isinstance(mask, wrapped) else repr(mask)
+
+
+def _arguments(**values: Any) -> str:
+    return ", ".join(f"{name}={_show(value)}" for name, value in values.items() if value is not None)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return np.array2string(value, separator=", ", threshold=8).replace("\n", "")
+    return (
+        repr(value)
+        if isinstance(value, int | str)
+        else f"<{describe(value)} of shape {show_shape(tuple(value.shape))}>"
+    )

@@ -1,0 +1,54 @@
+"""The parameters of multi-head attention and the results that carry names."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class MultiHeadParameters(NamedTuple):
+    """Weights and biases of multi-head attention, applied as `x @ weight + bias`.
+
+    Heads lie side by side in the columns: head h owns columns h·Dk … (h+1)·Dk − 1.
+
+    Shapes:
+        query_weight (E, Hq·Dk), key_weight (E_k, Hkv·Dk), value_weight (E_v, Hkv·Dv), output_weight (Hq·Dv, E_out);
+        query_bias (Hq·Dk,), key_bias (Hkv·Dk,), value_bias (Hkv·Dv,), output_bias (E_out,), each may be None.
+    """
+
+    query_weight: Any
+    key_weight: Any
+    value_weight: Any
+    output_weight: Any
+    query_bias: Any = None
+    key_bias: Any = None
+    value_bias: Any = None
+    output_bias: Any = None
+
+
+class AttentionStages(NamedTuple):
+    """Every intermediate result of scaled dot-product attention, at least float32 except `output`.
+
+    Shapes:
+        scores (*B, Hq, Tq, Tk): scale · query · key, before softcap, bias and mask;
+        logits (*B, Hq, Tq, Tk): after softcap, bias and mask, −inf where the row may not attend;
+        weights (*B, Hq, Tq, Tk): after the softmax, 0 where the row may not attend;
+        logsumexp (*B, Hq, Tq): natural logarithm of the softmax's denominator, −inf for an empty row;
+        output (*B, Hq, Tq, Dv).
+        Rank-2 and rank-3 calls have no head axis in any of them.
+    """
+
+    scores: Any
+    logits: Any
+    weights: Any
+    logsumexp: Any
+    output: Any
+
+
+def check_parameters(parameters: Any) -> MultiHeadParameters:
+    """Refuse what is not `MultiHeadParameters`: weights in another order would be taken without a word."""
+    if not isinstance(parameters, MultiHeadParameters):
+        raise TypeError(f"`parameters` must be MultiHeadParameters(query_weight, …); got a {type(parameters).__name__}")
+    for name in ("query_weight", "key_weight", "value_weight", "output_weight"):
+        if getattr(parameters, name) is None:
+            raise TypeError(f"`{name}` of `parameters` must be given; got None")
+    return parameters

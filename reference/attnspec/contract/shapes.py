@@ -1,0 +1,261 @@
+"""Which shapes fit together (clauses S1, S12), for each of the four operations."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .checks import Checks
+from .operands import Operand, Shape, Size, show_shape
+from .parameters import MultiHeadParameters
+
+
+class Sizes(NamedTuple):
+    """The sizes of one attention in canonical layout (*batch, heads, length, size), the head axis always present."""
+
+    batch: Shape
+    num_heads: Size
+    num_kv_heads: Size
+    query_length: Size
+    key_length: Size
+    head_dim: Size
+    value_dim: Size
+    rank: int
+    """How many axes the caller's query has; a mask or bias has 2 or that many."""
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether the caller's masks and biases may have a head axis."""
+        return self.rank == len(self.batch) + 3
+
+    @property
+    def pairs(self) -> Shape:
+        """The caller's shape of a full mask: (*batch, heads, queries, keys), without heads at rank 2 and 3."""
+        heads = (self.num_heads,) if self.has_heads else ()
+        return (*self.batch, *heads, self.query_length, self.key_length)
+
+
+def dot_product_sizes(query: Operand, key: Operand, value: Operand, checks: Checks) -> Sizes:
+    """Check (*B,Hq,Tq,Dk) (*B,Hkv,Tk,Dk) (*B,Hkv,Tk,Dv); ranks 2 and 3 have no head axis."""
+    rank = len(query.shape)
+    if rank < 2:
+        raise ValueError(
+            f"`query` must have at least 2 axes, (*batch, heads, length, size) or without heads (length, size) and "
+            f"(batch, length, size); got shape {show_shape(query.shape)}"
+        )
+    for name, operand in (("key", key), ("value", value)):
+        if len(operand.shape) != rank:
+            raise ValueError(
+                f"`{name}` must have as many axes as `query`, {rank}; "
+                f"got shapes query {show_shape(query.shape)} and {name} {show_shape(operand.shape)}"
+            )
+    heads = 1 if rank < 4 else query.shape[-3]
+    kv_heads = 1 if rank < 4 else key.shape[-3]
+    batch = query.shape[: max(rank - 3, 0)] if rank >= 4 else query.shape[:-2]
+    for name, operand in (("key", key), ("value", value)):
+        _equal_batch(checks, name, operand, "query", query, len(batch))
+    if rank >= 4:
+        checks.equal(value.shape[-3], kv_heads, lambda: _differ("value", value, "key", key, "heads (axis -3)"))
+    checks.equal(value.shape[-2], key.shape[-2], lambda: _differ("value", value, "key", key, "length (axis -2)"))
+    checks.equal(key.shape[-1], query.shape[-1], lambda: _differ("key", key, "query", query, "size (axis -1)"))
+    if rank >= 4:
+        _check_groups(heads, kv_heads, checks, "`query` and `key` have", query, key)
+    _check_head_dim(query.shape[-1], f"`query` has shape {show_shape(query.shape)}")
+    return Sizes(batch, heads, kv_heads, query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1], rank)
+
+
+def self_attention_sizes(
+    inputs: Operand, query_weight: Operand, key_weight: Operand, value_weight: Operand, checks: Checks
+) -> Sizes:
+    """Check (*B,T,D), (D,Dk) (D,Dk) (D,Dv)."""
+    if len(inputs.shape) < 2:
+        raise ValueError(f"`inputs` must have at least 2 axes, (*batch, length, size); got {show_shape(inputs.shape)}")
+    weights = {"query_weight": query_weight, "key_weight": key_weight, "value_weight": value_weight}
+    for name, weight in weights.items():
+        _check_weight(name, weight, "inputs", inputs, checks)
+    checks.equal(
+        key_weight.shape[1],
+        query_weight.shape[1],
+        lambda: _differ("key_weight", key_weight, "query_weight", query_weight, "columns (axis -1)"),
+    )
+    _check_head_dim(query_weight.shape[1], f"`query_weight` has shape {show_shape(query_weight.shape)}")
+    *batch, length, _ = inputs.shape
+    head_dim, value_dim = query_weight.shape[1], value_weight.shape[1]
+    return Sizes(tuple(batch), 1, 1, length, length, head_dim, value_dim, len(inputs.shape) + 1)
+
+
+def key_value_sizes(query: Operand, keys: Operand, values: Operand, checks: Checks) -> Sizes:
+    """Check one query per memory: (*B,Dk) (*B,S,Dk) (*B,S,Dv)."""
+    rank = len(query.shape)
+    if rank < 1:
+        raise ValueError("`query` must have at least 1 axis, (*batch, size); got shape ()")
+    for name, operand in (("keys", keys), ("values", values)):
+        if len(operand.shape) != rank + 1:
+            raise ValueError(
+                f"`{name}` must have one axis more than `query`, (*batch, memory, size); "
+                f"got shapes query {show_shape(query.shape)} and {name} {show_shape(operand.shape)}"
+            )
+        _equal_batch(checks, name, operand, "query", query, rank - 1)
+    checks.equal(values.shape[-2], keys.shape[-2], lambda: _differ("values", values, "keys", keys, "length (axis -2)"))
+    checks.equal(keys.shape[-1], query.shape[-1], lambda: _differ("keys", keys, "query", query, "size (axis -1)"))
+    _check_head_dim(query.shape[-1], f"`query` has shape {show_shape(query.shape)}")
+    return Sizes(query.shape[:-1], 1, 1, 1, keys.shape[-2], query.shape[-1], values.shape[-1], rank + 2)
+
+
+def multi_head_sizes(
+    query: Operand,
+    key: Operand,
+    value: Operand,
+    parameters: MultiHeadParameters,
+    num_heads: int,
+    num_kv_heads: int | None,
+    checks: Checks,
+) -> Sizes:
+    """Check (*B,Tq,E) (*B,Tk,E_k) (*B,Tk,E_v) against `MultiHeadParameters` (of operands) and the numbers of heads."""
+    heads, kv_heads = check_heads(num_heads, num_kv_heads)
+    rank = len(query.shape)
+    if rank < 2:
+        raise ValueError(f"`query` must have at least 2 axes, (*batch, length, size); got {show_shape(query.shape)}")
+    for name, operand in (("key", key), ("value", value)):
+        if len(operand.shape) != rank:
+            raise ValueError(
+                f"`{name}` must have as many axes as `query`, {rank}; "
+                f"got shapes query {show_shape(query.shape)} and {name} {show_shape(operand.shape)}"
+            )
+        _equal_batch(checks, name, operand, "query", query, rank - 2)
+    checks.equal(value.shape[-2], key.shape[-2], lambda: _differ("value", value, "key", key, "length (axis -2)"))
+    _check_weight("query_weight", parameters.query_weight, "query", query, checks)
+    _check_weight("key_weight", parameters.key_weight, "key", key, checks)
+    _check_weight("value_weight", parameters.value_weight, "value", value, checks)
+    head_dim = _per_head("query_weight", parameters.query_weight, "num_heads", heads, checks)
+    key_dim = _per_head("key_weight", parameters.key_weight, "num_kv_heads", kv_heads, checks)
+    value_dim = _per_head("value_weight", parameters.value_weight, "num_kv_heads", kv_heads, checks)
+    checks.equal(
+        key_dim,
+        head_dim,
+        lambda: (
+            f"`key_weight` must give each of {kv_heads} key heads the size of a query head, {head_dim}; "
+            f"got shape {show_shape(parameters.key_weight.shape)}, which gives {key_dim}"
+        ),
+    )
+    _check_head_dim(head_dim, f"`query_weight` has shape {show_shape(parameters.query_weight.shape)}")
+    _check_output_weight(parameters.output_weight, heads, value_dim, checks)
+    _check_biases(parameters, checks)
+    return Sizes(query.shape[:-2], heads, kv_heads, query.shape[-2], key.shape[-2], head_dim, value_dim, rank + 1)
+
+
+def check_heads(num_heads: Any, num_kv_heads: Any) -> tuple[int, int]:
+    """Check the numbers of heads and fill in the second: as many key/value heads as query heads by default."""
+    kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    for name, count in (("num_heads", num_heads), ("num_kv_heads", kv_heads)):
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise TypeError(f"`{name}` must be an int; got {count!r}")
+        if count < 1:
+            raise ValueError(f"`{name}` must be at least 1; got {count}")
+    if num_heads % kv_heads:
+        raise ValueError(f"`num_heads` must be a multiple of `num_kv_heads`; got {num_heads} and {kv_heads}")
+    return num_heads, kv_heads
+
+
+def check_pairs(name: str, shape: Shape, sizes: Sizes, checks: Checks) -> None:
+    """Check an array over (query, key) pairs: rank 2 or the query's rank, each axis full or 1 (S4, S5)."""
+    full = sizes.pairs
+    if len(shape) not in (2, len(full)):
+        raise ValueError(_wrong_rank(name, shape, full))
+    for size, whole in zip(shape, full[-len(shape) :], strict=True):
+        checks.one_or(
+            size,
+            whole,
+            lambda: f"each axis of `{name}` must be 1 or that of {show_shape(full)}; got shape {show_shape(shape)}",
+        )
+
+
+def _wrong_rank(name: str, shape: Shape, full: Shape) -> str:
+    message = f"`{name}` must have 2 axes or {len(full)}, up to {show_shape(full)}; got shape {show_shape(shape)}"
+    if len(shape) == 3 and len(full) == 4:
+        first, queries, keys = show_shape(shape)[1:-1].split(", ")
+        message += (
+            f", which is ambiguous: reshape to ({first}, 1, {queries}, {keys}) if axis 0 is the batch, "
+            f"or to (1, {first}, {queries}, {keys}) if it is the heads"
+        )
+    return message
+
+
+def _equal_batch(checks: Checks, name: str, operand: Operand, other: str, reference: Operand, axes: int) -> None:
+    for left, right in zip(operand.shape[:axes], reference.shape[:axes], strict=True):
+        checks.equal(left, right, lambda: _differ(name, operand, other, reference, "batch axes"))
+
+
+def _differ(name: str, operand: Operand, other: str, reference: Operand, what: str) -> str:
+    return (
+        f"`{name}` must have the {what} of `{other}`; "
+        f"got shapes {other} {show_shape(reference.shape)} and {name} {show_shape(operand.shape)}"
+    )
+
+
+def _check_groups(heads: Size, kv_heads: Size, checks: Checks, what: str, query: Operand, key: Operand) -> None:
+    checks.multiple(
+        heads,
+        kv_heads,
+        lambda: (
+            f"the number of query heads must be a multiple of the number of key/value heads (axis -3); "
+            f"{what} shapes {show_shape(query.shape)} and {show_shape(key.shape)}"
+        ),
+    )
+
+
+def _check_head_dim(head_dim: Size, what: str) -> None:
+    if isinstance(head_dim, int) and head_dim < 1:
+        raise ValueError(f"queries and keys must have a size of at least 1; {what}")
+
+
+def _check_weight(name: str, weight: Operand, source: str, operand: Operand, checks: Checks) -> None:
+    def message() -> str:
+        return (
+            f"`{name}` must have shape (size of `{source}`, columns); "
+            f"got shapes {source} {show_shape(operand.shape)} and {name} {show_shape(weight.shape)}"
+        )
+
+    if len(weight.shape) != 2:
+        raise ValueError(message())
+    checks.equal(weight.shape[0], operand.shape[-1], message)
+
+
+def _per_head(name: str, weight: Operand, argument: str, heads: int, checks: Checks) -> Size:
+    columns = weight.shape[1]
+    checks.multiple(
+        columns,
+        heads,
+        lambda: f"`{name}` must have a number of columns that `{argument}`={heads} divides; got {columns} columns",
+    )
+    return columns // heads
+
+
+def _check_output_weight(weight: Operand, heads: int, value_dim: Size, checks: Checks) -> None:
+    def message() -> str:
+        return (
+            f"`output_weight` must have as many rows as the heads' outputs side by side, "
+            f"{heads} heads of {value_dim if isinstance(value_dim, int) else '?'}; "
+            f"got shape {show_shape(weight.shape)}"
+        )
+
+    if len(weight.shape) != 2:
+        raise ValueError(message())
+    checks.equal(weight.shape[0], heads * value_dim, message)
+
+
+def _check_biases(parameters: MultiHeadParameters, checks: Checks) -> None:
+    for part in ("query", "key", "value", "output"):
+        bias: Operand | None = getattr(parameters, f"{part}_bias")
+        weight: Operand = getattr(parameters, f"{part}_weight")
+        if bias is None:
+            continue
+
+        def message(part: str = part, bias: Operand = bias, weight: Operand = weight) -> str:
+            return (
+                f"`{part}_bias` must have one element for each column of `{part}_weight`; "
+                f"got shapes {part}_weight {show_shape(weight.shape)} and {part}_bias {show_shape(bias.shape)}"
+            )
+
+        if len(bias.shape) != 1:
+            raise ValueError(message())
+        checks.equal(bias.shape[0], weight.shape[1], message)

@@ -1,0 +1,194 @@
+"""Scaled dot-product attention: the definition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from attnspec.contract.operands import check_floating
+from attnspec.contract.options import Options, check_options
+from attnspec.contract.parameters import AttentionStages
+from attnspec.contract.shapes import Sizes, dot_product_sizes
+
+from .masks import block_of, visible_pairs
+from .tensors import Array, as_tensors, describe, new_checks
+
+BLOCK_ELEMENTS = 2**20
+"""How many (query, key) pairs, over batch and heads, are held at once: 8 MiB in float64 for each stage."""
+
+
+class Attention(NamedTuple):
+    """One attention whose arguments are checked: arrays in float64 and canonical layout (*B, heads, length, size)."""
+
+    query: Array
+    key: Array
+    value: Array
+    bias: Array | None
+    sizes: Sizes
+    options: Options
+
+
+def dot_product_attention(
+    query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
+) -> Array:
+    """Compute softmax(cap(scale · Q Kᵀ) + bias, over the keys the mask allows) · V, in float64.
+
+    With s_ij = scale · Σ_d q_id k_jd, x_ij = softcap · tanh(s_ij / softcap) + bias_ij (s_ij + bias_ij without a
+    softcap) and M_i the keys that query i may attend to:
+
+        output_ic = Σ_{j ∈ M_i} p_ij v_jc,   p_ij = exp(x_ij) / Σ_{l ∈ M_i} exp(x_il);   output_i = 0 where M_i = ∅.
+
+    Args:
+        query: (*B, Hq, Tq, Dk). Ranks 2 and 3 have no head axis: (Tq, Dk), (B, Tq, Dk).
+        key: (*B, Hkv, Tk, Dk), Hq a multiple of Hkv: query head h uses key/value head h // (Hq/Hkv).
+        value: (*B, Hkv, Tk, Dv).
+        mask: a mask object (`causal()`, `key_lengths(n)`, … combined by `&`, `|`, `~`) or a boolean array, True = may
+            attend, of rank 2 or of the query's rank, each axis full or 1.
+        bias: floating array, shaped like a mask array, added to the scores after the softcap; −inf masks.
+        scale: any finite number; by default 1/√Dk.
+        softcap: a positive number c: scores become c · tanh(score / c), so that |score| < c.
+
+    Returns:
+        (*B, Hq, Tq, Dv), float64 whatever comes in.
+
+    Raises:
+        ValueError: shapes that do not fit, an ambiguous mask, `causal()` without an offset where Tq ≠ Tk, …
+        TypeError: dtypes that differ or are not floating, an integer or float mask, a tensor of a framework, …
+
+    What a query may not attend to does not influence its row, not even as NaN or Inf. A NaN or Inf that it does attend
+    to reaches it: in a key the whole row becomes NaN, in a value the output's component.
+
+    Source: Vaswani et al. 2017, equation 1; grouped queries: Ainslie et al. 2023, §2.2; softcap: Bello et al. 2016, A.1.
+    """
+    attention, shape = prepare(query, key, value, mask, bias, scale, softcap)
+    return attend(attention).reshape(shape)
+
+
+def attention_stages(
+    query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
+) -> AttentionStages:
+    """Compute `dot_product_attention` and return every stage on the way.
+
+    Args: as for `dot_product_attention`.
+
+    Returns:
+        `AttentionStages(scores, logits, weights, logsumexp, output)`, all float64, with the shapes written there; the
+        first three hold Tq · Tk numbers for each head, so memory is quadratic in length.
+    """
+    attention, shape = prepare(query, key, value, mask, bias, scale, softcap)
+    sizes = attention.sizes
+    stages = compute_stages(attention, slice(0, sizes.query_length))
+    pairs = (*shape[:-1], sizes.key_length)
+    shapes = AttentionStages(pairs, pairs, pairs, shape[:-1], shape)
+    return AttentionStages(*(stage.reshape(shape) for stage, shape in zip(stages, shapes, strict=True)))
+
+
+def prepare(
+    query: Any, key: Any, value: Any, mask: Any, bias: Any, scale: Any, softcap: Any
+) -> tuple[Attention, tuple[int, ...]]:
+    """Check the arguments of a dot-product attention; return it in canonical layout, with its output's shape."""
+    query, key, value, bias = as_tensors(query=query, key=key, value=value, bias=bias)
+    dtype = check_floating(query=describe(query), key=describe(key), value=describe(value))
+    checks = new_checks()
+    sizes = dot_product_sizes(describe(query), describe(key), describe(value), checks)
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    shape = (*query.shape[:-1], value.shape[-1])
+    if not sizes.has_heads:
+        query, key, value = query[..., None, :, :], key[..., None, :, :], value[..., None, :, :]
+    return Attention(widen(query), widen(key), widen(value), bias, sizes, options), shape
+
+
+def widen(array: Array) -> Array:
+    """Convert to float64: every dtype of attention is contained in it, so nothing is rounded."""
+    return array.astype(np.float64, copy=False)
+
+
+def attend(attention: Attention) -> Array:
+    """Compute the output (*B, Hq, Tq, Dv) block by block: rows are independent, so memory is linear in length."""
+    *leading, _ = attention.query.shape
+    output = np.empty((*leading, attention.value.shape[-1]))
+    for rows in _query_blocks(attention.sizes):
+        output[..., rows, :] = compute_stages(attention, rows).output
+    return output
+
+
+def compute_stages(attention: Attention, rows: slice) -> AttentionStages:
+    """Compute scores, logits, weights, logsumexp and output of the queries `rows`: the formula itself."""
+    sizes, (mask, scale, softcap) = attention.sizes, attention.options
+    query, key, value = attention.query[..., rows, :], attention.key, attention.value
+    block = block_of(sizes, rows)
+    bias = None if attention.bias is None else block.per_pair(attention.bias)
+
+    # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
+    clean_query, clean_key, clean_value = _finite(query), _finite(key), _finite(value)
+    is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], sizes)
+
+    # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
+    scores = scale * _ungroup(_group(clean_query, sizes) @ clean_key.mT, sizes)
+    scores = np.where(is_clean, scores, np.nan)
+
+    # S3: softcap, then bias, then mask.
+    logits = scores if softcap is None else softcap * np.tanh(scores / softcap)
+    logits = logits if bias is None else logits + bias
+    visible = np.broadcast_to(visible_pairs(mask, bias, block), logits.shape)
+    logits = np.where(visible, logits, -np.inf)
+
+    # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
+    peak = logits.max(axis=-1, keepdims=True, initial=-np.inf)
+    peak = np.where(peak != -np.inf, peak, 0.0)
+    exponentials = np.exp(logits - peak)
+    total = exponentials.sum(axis=-1, keepdims=True)
+    has_weight = total != 0.0
+    total = np.where(has_weight, total, 1.0)
+    weights = np.where(visible, exponentials / total, 0.0)
+    logsumexp = np.where(has_weight, peak + np.log(total), -np.inf)[..., 0]
+
+    output = _ungroup(_group(weights, sizes) @ clean_value, sizes)
+    if not np.isfinite(value).all():
+        poison = _seen_poison(visible, _by_query_head(value - clean_value, sizes))
+        output = np.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
+    return AttentionStages(scores, logits, weights, logsumexp, output)
+
+
+def _finite(array: Array) -> Array:
+    return np.where(np.isfinite(array), array, 0.0)
+
+
+def _is_finite_row(array: Array) -> Array:
+    return np.isfinite(array).all(axis=-1)
+
+
+def _seen_poison(visible: Array, poison: Array) -> Array:
+    """Add up, for each query, the non-finite value entries that it may attend to: NaN, ±Inf, or 0 where it sees none."""
+    seen = np.zeros((*visible.shape[:-1], poison.shape[-1]))
+    for j in np.flatnonzero((poison != 0).any(axis=tuple({*range(poison.ndim)} - {poison.ndim - 2}))):
+        with np.errstate(invalid="ignore"):  # Inf − Inf is NaN, and meant
+            seen += np.where(visible[..., :, j, None], poison[..., None, j, :], 0.0)
+    return seen
+
+
+def _group(array: Array, sizes: Sizes) -> Array:
+    """(*B, Hq, q, a) → (*B, Hkv, Hq/Hkv · q, a)."""
+    *batch, heads, rows, columns = array.shape
+    return array.reshape(*batch, sizes.num_kv_heads, heads * rows // max(sizes.num_kv_heads, 1), columns)
+
+
+def _ungroup(array: Array, sizes: Sizes) -> Array:
+    """(*B, Hkv, Hq/Hkv · q, a) → (*B, Hq, q, a)."""
+    *batch, kv_heads, rows, columns = array.shape
+    return array.reshape(*batch, sizes.num_heads, kv_heads * rows // max(sizes.num_heads, 1), columns)
+
+
+def _by_query_head(array: Array, sizes: Sizes) -> Array:
+    """(*B, Hkv, a, b) → (*B, Hq, a, b): each query head gets its key/value head (S12)."""
+    return np.repeat(array, sizes.num_heads // max(sizes.num_kv_heads, 1), axis=-3)
+
+
+def _query_blocks(sizes: Sizes) -> Iterator[slice]:
+    pairs_per_query = math.prod(sizes.batch) * sizes.num_heads * sizes.key_length
+    step = max(1, BLOCK_ELEMENTS // max(1, pairs_per_query))
+    for start in range(0, sizes.query_length, step):
+        yield slice(start, min(start + step, sizes.query_length))

@@ -1,0 +1,171 @@
+"""Attention with projections: self-attention, key-value attention and multi-head attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attnspec.contract.operands import check_floating
+from attnspec.contract.options import check_options
+from attnspec.contract.parameters import MultiHeadParameters, check_parameters
+from attnspec.contract.shapes import key_value_sizes, multi_head_sizes, self_attention_sizes
+
+from .attention import Attention, attend, widen
+from .tensors import Array, as_tensors, describe, new_checks
+
+
+def self_attention(
+    inputs: Any,
+    query_weight: Any,
+    key_weight: Any,
+    value_weight: Any,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Any = None,
+    softcap: Any = None,
+) -> Array:
+    """Let every position of a sequence attend to the sequence: Q = X W_q, K = X W_k, V = X W_v, then attention.
+
+    Args:
+        inputs: X, (*B, T, D).
+        query_weight: W_q, (D, Dk).
+        key_weight: W_k, (D, Dk).
+        value_weight: W_v, (D, Dv).
+        mask, bias, scale, softcap: as for `dot_product_attention` of a query (*B, 1, T, Dk): a mask or bias array has
+            rank 2, or the rank of X and one more, with a head axis of 1.
+
+    Returns:
+        (*B, T, Dv), float64.
+
+    Raises:
+        ValueError, TypeError: as for `dot_product_attention`.
+
+    Source: Vaswani et al. 2017, §3.2; Lin et al. 2017 for the name.
+    """
+    inputs, query_weight, key_weight, value_weight, bias = as_tensors(
+        inputs=inputs, query_weight=query_weight, key_weight=key_weight, value_weight=value_weight, bias=bias
+    )
+    operands = {
+        "inputs": describe(inputs),
+        "query_weight": describe(query_weight),
+        "key_weight": describe(key_weight),
+        "value_weight": describe(value_weight),
+    }
+    dtype = check_floating(**operands)
+    checks = new_checks()
+    sizes = self_attention_sizes(*operands.values(), checks)
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    inputs = widen(inputs)[..., None, :, :]
+    query, key, value = inputs @ widen(query_weight), inputs @ widen(key_weight), inputs @ widen(value_weight)
+    return attend(Attention(query, key, value, bias, sizes, options))[..., 0, :, :]
+
+
+def key_value_attention(
+    query: Any,
+    keys: Any,
+    values: Any,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Any = None,
+    softcap: Any = None,
+) -> Array:
+    """Let one query read a memory of key-value pairs: Σ_j softmax_j(scale · q·k_j) v_j, one query per batch element.
+
+    Args:
+        query: (*B, Dk).
+        keys: (*B, S, Dk).
+        values: (*B, S, Dv).
+        mask, bias, scale, softcap: as for `dot_product_attention` of a query (*B, 1, 1, Dk): a mask or bias array has
+            rank 2, (1, S), or rank of `query` and two more, (*B, 1, 1, S).
+
+    Returns:
+        (*B, Dv), float64.
+
+    Raises:
+        ValueError, TypeError: as for `dot_product_attention`.
+
+    Source: Miller et al. 2016, §3.1 (key-value memories), with the scale of Vaswani et al. 2017.
+    """
+    query, keys, values, bias = as_tensors(query=query, keys=keys, values=values, bias=bias)
+    operands = {"query": describe(query), "keys": describe(keys), "values": describe(values)}
+    dtype = check_floating(**operands)
+    checks = new_checks()
+    sizes = key_value_sizes(*operands.values(), checks)
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    query, keys, values = widen(query)[..., None, None, :], widen(keys)[..., None, :, :], widen(values)[..., None, :, :]
+    return attend(Attention(query, keys, values, bias, sizes, options))[..., 0, 0, :]
+
+
+def multi_head_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    parameters: MultiHeadParameters,
+    *,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Any = None,
+    softcap: Any = None,
+) -> Array:
+    """Attend with several heads: concat_h(attention(x_q W_q^h + b_q^h, x_k W_k^h + b_k^h, x_v W_v^h + b_v^h)) W_o + b_o.
+
+    Args:
+        query: x_q, (*B, Tq, E).
+        key: x_k, (*B, Tk, E_k).
+        value: x_v, (*B, Tk, E_v).
+        parameters: `MultiHeadParameters`, with the shapes written there.
+        num_heads: Hq; it divides the columns of `query_weight`.
+        num_kv_heads: Hkv, by default Hq; it divides Hq and the columns of `key_weight` and `value_weight`.
+        mask, bias, scale, softcap: as for `dot_product_attention` of the projected query (*B, Hq, Tq, Dk); the default
+            scale is that of one head, 1/√Dk.
+
+    Returns:
+        (*B, Tq, E_out), float64.
+
+    Raises:
+        ValueError, TypeError: as for `dot_product_attention`.
+
+    Source: Vaswani et al. 2017, §3.2.2; grouped heads: Ainslie et al. 2023.
+    """
+    query, key, value, bias, *weights = as_tensors(
+        query=query, key=key, value=value, bias=bias, **check_parameters(parameters)._asdict()
+    )
+    parameters = MultiHeadParameters(*weights)
+    given = {name: tensor for name, tensor in parameters._asdict().items() if tensor is not None}
+    dtype = check_floating(
+        query=describe(query),
+        key=describe(key),
+        value=describe(value),
+        **{name: describe(tensor) for name, tensor in given.items()},
+    )
+    checks = new_checks()
+    described = MultiHeadParameters(*map(describe, parameters))
+    sizes = multi_head_sizes(
+        describe(query), describe(key), describe(value), described, num_heads, num_kv_heads, checks
+    )
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    query = _split_heads(_project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
+    key = _split_heads(_project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
+    value = _split_heads(_project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
+    output = attend(Attention(query, key, value, bias, sizes, options))
+    return _project(_merge_heads(output), parameters.output_weight, parameters.output_bias)
+
+
+def _project(inputs: Array, weight: Array, bias: Array | None) -> Array:
+    outputs: Array = widen(inputs) @ widen(weight)
+    return outputs if bias is None else outputs + widen(bias)
+
+
+def _split_heads(array: Array, heads: int) -> Array:
+    """(*B, T, H·D) → (*B, H, T, D)."""
+    *leading, columns = array.shape
+    return array.reshape(*leading, heads, columns // heads).swapaxes(-2, -3)
+
+
+def _merge_heads(array: Array) -> Array:
+    """(*B, H, T, D) → (*B, T, H·D)."""
+    array = array.swapaxes(-2, -3)
+    return array.reshape(*array.shape[:-2], array.shape[-2] * array.shape[-1])
