@@ -42,9 +42,6 @@ def attention_stages(
     `visible(b, h, i, j)` and `bias(b, h, i, j)` are asked about query `i` of *query* head `h` and key `j`. The bias is
     asked for visible positions only.
     """
-    for name, array in (("query", query), ("key", key), ("value", value)):
-        if array.ndim != 4:
-            raise ValueError(f"{name} must be of rank 4, not {array.ndim}")
     n_b, n_h, n_i, d_k = query.shape
     n_g, n_j, d_v = value.shape[1:]
     if key.shape != (n_b, n_g, n_j, d_k) or len(value) != n_b:
@@ -84,7 +81,9 @@ def attention_stages(
             result["weights"][b, h, i, j] = float(weights.get(j, MP.zero))
         result["logsumexp"][b, h, i] = float(logsumexp)
         for d in range(d_v):
-            result["output"][b, h, i, d] = _mixture(weights, {j: float(value[b, g, j, d]) for j in weights})
+            # Only keys with a weight are read. No weight underflows here, so p * inf is inf and never 0 * inf.
+            terms = [w * MP.mpf(float(value[b, g, j, d])) for j, w in weights.items()]
+            result["output"][b, h, i, d] = float(MP.fsum(terms))
     return result
 
 
@@ -108,7 +107,7 @@ def _dot(q_row: Array, k_row: Array, factor: Number) -> Number:
 
 
 def _capped(score: Number, cap: Number | None) -> Number:
-    if cap is None or MP.isnan(score):
+    if cap is None:
         return score
     return cap * MP.tanh(score / cap)
 
@@ -121,13 +120,3 @@ def _softmax(logits: dict[int, Number]) -> tuple[dict[int, Number], Number]:
     powers = {j: MP.exp(x) for j, x in logits.items()}
     total = MP.fsum(powers.values())
     return {j: p / total for j, p in powers.items()}, MP.log(total)
-
-
-def _mixture(weights: dict[int, Number], column: dict[int, float]) -> float:
-    if any(MP.isnan(w) for w in weights.values()):
-        return math.nan
-    # Weights are positive at this point, so a non-finite value decides the sum by itself, whatever its weight is.
-    special = {x for x in column.values() if not math.isfinite(x)}
-    if special:
-        return special.pop() if len(special) == 1 else math.nan
-    return float(MP.fsum(w * MP.mpf(column[j]) for j, w in weights.items()))

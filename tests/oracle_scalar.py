@@ -81,7 +81,8 @@ def attention_stages(
 
                 row = [float(logits[b, h, i, j]) for j in seen]
                 if any(math.isnan(x) for x in row):
-                    # Spelt out, because max() of a list with a NaN depends on the order of the list.
+                    # Spelt out: max() of a list with a NaN depends on the order of the list, and _mix() would let an
+                    # infinite value pass by a NaN weight.
                     logsumexp[b, h, i] = math.nan
                     for j in seen:
                         weights[b, h, i, j] = math.nan

@@ -185,7 +185,7 @@ def test_visible_nan_logit_spoils_the_visible_part_of_its_row(
     got = oracle(
         rank4([[1.0], [1.0]]),
         key,
-        rank4([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
+        rank4([[1.0, INF, INF], [3.0, 4.0, INF], [5.0, 6.0, 7.0]]),
         # Row 0 sees keys 0 and 1, row 1 sees key 0 only: it must stay clean.
         visible=lambda b, h, i, j: j == 0 or (i == 0 and j == 1),
         bias=lambda b, h, i, j: NAN if poisoned == "bias" and j == 1 else 0.0,
@@ -196,7 +196,7 @@ def test_visible_nan_logit_spoils_the_visible_part_of_its_row(
     close(got["logits"], rank4([[0.0, NAN, -INF], [0.0, -INF, -INF]]))
     close(got["weights"], rank4([[NAN, NAN, 0.0], [1.0, 0.0, 0.0]]))
     close(got["logsumexp"], rank4([NAN, 0.0]))
-    close(got["output"], rank4([[NAN, NAN], [1.0, 2.0]]))
+    close(got["output"], rank4([[NAN, NAN, NAN], [1.0, INF, INF]]))
 
 
 def test_infinite_component_gives_a_nan_score(oracle: Oracle) -> None:
@@ -278,6 +278,7 @@ def test_empty_shapes(oracle: Oracle, batch: int, query_count: int, key_count: i
         (((1, 1, 1, 2), (1, 1, 1, 3), (1, 1, 1, 2)), {}),
         (((1, 1, 1, 2), (1, 1, 3, 2), (1, 1, 2, 2)), {}),
         (((2, 1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 2)), {}),
+        (((2, 1, 1, 2), (2, 1, 1, 2), (1, 1, 1, 2)), {}),
         (((1, 1, 2), (1, 1, 2), (1, 1, 2)), {}),
         (((1, 1, 1, 0), (1, 1, 1, 0), (1, 1, 1, 2)), {}),
         (((1, 1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 2)), {"scale": INF}),
@@ -287,7 +288,7 @@ def test_empty_shapes(oracle: Oracle, batch: int, query_count: int, key_count: i
         (((1, 1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 2)), {"bias": lambda b, h, i, j: INF}),
     ],
     ids=[
-        "heads", "width", "keys_values", "batch", "rank", "width_0",
+        "heads", "width", "keys_values", "key_batch", "value_batch", "rank", "width_0",
         "scale_inf", "scale_nan", "softcap_0", "softcap_inf", "bias_inf",
     ],
 )  # fmt: skip
@@ -299,20 +300,22 @@ def test_questions_without_an_answer_are_refused(
         oracle(query, key, value, **options)
 
 
-@pytest.mark.parametrize("case", ["product", "score", "sum"])
+@pytest.mark.parametrize("case", ["product", "score", "capped_score", "logit"])
 def test_scalar_oracle_refuses_overflow_that_mpmath_can_answer(case: str) -> None:
     x, options = {
         "product": (1e200, {}),
         "score": (1e150, {"scale": 1e100}),
-        "sum": (1e154, {"bias": lambda b, h, i, j: 1.7976931348623157e308}),
+        "capped_score": (1e150, {"scale": 1e100, "softcap": 1e10}),  # where the cap would hide the overflow
+        "logit": (1e154, {"bias": lambda b, h, i, j: 1.7976931348623157e308}),
     }[case]
-    query, key, value = rank4([[x]]), rank4([[x], [-x]]), rank4([[3.0], [4.0]])
+    # The second product is smaller than the first and of the other sign: inf - inf, if nobody looked at them.
+    query, key, value = rank4([[x, x]]), rank4([[x, -x / 8.0], [-x, 0.0]]), rank4([[3.0], [4.0]])
     with pytest.raises(OverflowError):
         oracle_scalar.attention_stages(query, key, value, **options)
     got = oracle_mpmath.attention_stages(query, key, value, **options)
     close(got["weights"], rank4([[1.0, 0.0]]))
     close(got["output"], rank4([[3.0]]))
-    assert got["logsumexp"][0, 0, 0] == INF
+    assert got["logsumexp"][0, 0, 0] == (1e10 if case == "capped_score" else INF)
 
 
 # --- one oracle against the other ------------------------------------------------------------------------------------

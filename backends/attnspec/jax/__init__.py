@@ -1,4 +1,7 @@
-"""Attention in JAX: `import attnspec.jax as attn`. The names and their meaning are those of `attnspec.reference`."""
+"""Attention in JAX: `import attnspec.jax as attn`.
+
+The names and their meaning are those of `attnspec.reference`.
+"""
 
 try:
     import jax as _jax  # noqa: F401 - only to say clearly that it is missing

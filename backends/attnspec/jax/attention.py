@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -34,12 +35,13 @@ def dot_product_attention(
 
     Arguments, shapes and errors: `attnspec.reference.dot_product_attention`.
 
-    Differences: takes JAX arrays (NumPy arrays and lists go to the default device); returns an array of the query's dtype;
-    bfloat16 and float16 accumulate and exponentiate in float32. NumPy float64 without `jax_enable_x64` is a TypeError.
-    Works under `jit`, `vmap`, `grad`, `jvp` and their compositions; products run at the highest precision.
+    Differences: takes JAX arrays (NumPy arrays and lists go to the default device); returns an array of the query's
+    dtype; bfloat16 and float16 accumulate and exponentiate in float32. NumPy float64 without `jax_enable_x64` is a
+    TypeError. Works under `jit`, `vmap`, `grad`, `jvp` and their compositions; products run at the highest precision.
     """
     attention, shape, dtype = prepare(query, key, value, mask, bias, scale, softcap)
-    return compute_stages(attention).output.reshape(shape).astype(dtype)
+    output: Array = compute_stages(attention).output
+    return output.reshape(shape).astype(dtype)
 
 
 def attention_stages(
@@ -66,7 +68,7 @@ def attention_stages(
 def prepare(
     query: Any, key: Any, value: Any, mask: Any, bias: Any, scale: Any, softcap: Any
 ) -> tuple[Attention, tuple[int, ...], jnp.dtype]:
-    """Check the arguments of a dot-product attention; return it in canonical layout, with its output's shape and dtype."""
+    """Check the arguments of a dot-product attention; return it in canonical layout, its output's shape and dtype."""
     query, key, value = as_tensors(query=query, key=key, value=value)
     bias = as_option("bias", bias, query)
     dtype = check_floating(query=describe(query), key=describe(key), value=describe(value))
@@ -86,17 +88,29 @@ def widen(array: Array) -> Array:
 
 
 def compute_stages(attention: Attention) -> AttentionStages:
-    """Compute scores, logits, weights, logsumexp and output: the formula itself."""
+    """Compute scores, logits, weights, logsumexp and output."""
     query, key, value, bias, sizes, (mask, scale, softcap) = attention
     block = block_of(sizes)
     bias = None if bias is None else block.per_pair(bias).astype(query.dtype)
+    visible = jnp.broadcast_to(visible_pairs(mask, bias, block), (*query.shape[:-1], key.shape[-2]))
+    return stages_of(query, key, value, visible, bias, scale, softcap)
 
+
+# One compiled function: called without `jit`, the formula costs one dispatch and one compilation for each shape.
+@jax.jit
+def stages_of(
+    query: Array, key: Array, value: Array, visible: Array, bias: Array | None, scale: Any, softcap: Any
+) -> AttentionStages:
+    """Compute the formula itself: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V, stage by stage.
+
+    `visible` has the full shape (*B, Hq, Tq, Tk); `bias` broadcasts to it.
+    """
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
     clean_query, clean_key, clean_value = _finite(query), _finite(key), _finite(value)
-    is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], sizes)
+    is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], query)
 
     # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
-    scores = _as_number(scale, query) * _ungroup(matmul(_group(clean_query, sizes), clean_key.mT), sizes)
+    scores = _as_number(scale, query) * _ungroup(matmul(_group(clean_query, key), clean_key.mT), query)
     scores = jnp.where(is_clean, scores, jnp.nan)
 
     # S3: softcap, then bias, then mask.
@@ -105,7 +119,6 @@ def compute_stages(attention: Attention) -> AttentionStages:
         softcap = _as_number(softcap, query)
         logits = softcap * jnp.tanh(logits / softcap)
     logits = logits if bias is None else logits + bias
-    visible = jnp.broadcast_to(visible_pairs(mask, bias, block), logits.shape)
     logits = jnp.where(visible, logits, -jnp.inf)
 
     # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
@@ -118,10 +131,8 @@ def compute_stages(attention: Attention) -> AttentionStages:
     weights = jnp.where(visible, exponentials / total, 0.0)
     logsumexp = jnp.where(has_weight, peak + jnp.log(total), -jnp.inf)[..., 0]
 
-    output = _ungroup(matmul(_group(weights, sizes), clean_value), sizes)
-    holds_poison = ~jnp.isfinite(value).all()
-    poison = lax.cond(holds_poison, lambda: _seen_poison(visible, value, sizes), lambda: jnp.zeros_like(output))
-    output = jnp.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
+    output = _ungroup(matmul(_group(weights, key), clean_value), query)
+    output = _with_seen_poison(output, visible, value)
     return AttentionStages(scores, logits, weights, logsumexp, output)
 
 
@@ -133,13 +144,19 @@ def _is_finite_row(array: Array) -> Array:
     return jnp.isfinite(array).all(axis=-1)
 
 
-def _seen_poison(visible: Array, value: Array, sizes: Sizes) -> Array:
-    """Add up, for each query, the non-finite value entries that it may attend to: NaN, ±Inf, or 0 where it sees none."""
-    seen = _group(visible.astype(value.dtype), sizes)
-    rising = matmul(seen, (~(value < jnp.inf)).astype(value.dtype))
-    falling = matmul(seen, (~(value > -jnp.inf)).astype(value.dtype))
-    poison = jnp.where(rising > 0, jnp.inf, 0.0) + jnp.where(falling > 0, -jnp.inf, 0.0)
-    return _ungroup(poison, sizes).astype(value.dtype)
+def _with_seen_poison(output: Array, visible: Array, value: Array) -> Array:
+    """Add the non-finite value entries to the rows that may attend to them: NaN, ±Inf, in their own component (S11)."""
+
+    def add_poison(output: Array) -> Array:
+        seen = _group(visible.astype(value.dtype), value)
+        rising = matmul(seen, (~(value < jnp.inf)).astype(value.dtype))
+        falling = matmul(seen, (~(value > -jnp.inf)).astype(value.dtype))
+        poison = jnp.where(rising > 0, jnp.inf, 0.0) + jnp.where(falling > 0, -jnp.inf, 0.0)
+        poison = _ungroup(poison, output).astype(output.dtype)
+        return jnp.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
+
+    holds_poison = ~jnp.isfinite(value).all()
+    return lax.cond(holds_poison, add_poison, lambda output: output, output)
 
 
 def matmul(left: Array, right: Array) -> Array:
@@ -151,18 +168,18 @@ def _as_number(value: Any, query: Array) -> Any:
     return value.astype(query.dtype) if isinstance(value, Array) else value
 
 
-def _group(array: Array, sizes: Sizes) -> Array:
+def _group(array: Array, key: Array) -> Array:
     """(*B, Hq, q, a) → (*B, Hkv, Hq/Hkv · q, a)."""
     *batch, heads, rows, columns = array.shape
-    return array.reshape(*batch, sizes.num_kv_heads, heads * rows // max(sizes.num_kv_heads, 1), columns)
+    kv_heads = key.shape[-3]
+    return array.reshape(*batch, kv_heads, heads // max(kv_heads, 1) * rows, columns)
 
 
-def _ungroup(array: Array, sizes: Sizes) -> Array:
+def _ungroup(array: Array, query: Array) -> Array:
     """(*B, Hkv, Hq/Hkv · q, a) → (*B, Hq, q, a)."""
-    *batch, kv_heads, rows, columns = array.shape
-    return array.reshape(*batch, sizes.num_heads, kv_heads * rows // max(sizes.num_heads, 1), columns)
+    return array.reshape(*query.shape[:-1], array.shape[-1])
 
 
-def _by_query_head(array: Array, sizes: Sizes) -> Array:
+def _by_query_head(array: Array, query: Array) -> Array:
     """(*B, Hkv, a, b) → (*B, Hq, a, b): each query head gets its key/value head (S12)."""
-    return jnp.repeat(array, sizes.num_heads // max(sizes.num_kv_heads, 1), axis=-3)
+    return jnp.repeat(array, query.shape[-3] // max(array.shape[-3], 1), axis=-3)

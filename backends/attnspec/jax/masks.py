@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, tree_util
 
-from attnspec.contract.masks import MASK_CLASSES, Mask
+from attnspec.contract.masks import FAR, MASK_CLASSES, Mask
 from attnspec.contract.shapes import Sizes
 
 from .tensors import mask_tensor
@@ -24,13 +25,15 @@ class Block(NamedTuple):
 
     def per_batch(self, values: Any) -> Array:
         """(*B,) → (*B, 1, 1, 1)."""
-        values = mask_tensor(values).astype(self.query.dtype)
-        return values.reshape(values.shape + (1, 1, 1))
+        numbers = mask_tensor(values)
+        limits = np.iinfo(numbers.dtype)
+        near = jnp.clip(numbers, max(-FAR, limits.min), min(FAR, limits.max)).astype(self.query.dtype)
+        return near.reshape(near.shape + (1, 1, 1))
 
     def per_pair(self, array: Any) -> Array:
         """Insert the head axis that the caller's array may lack."""
-        array = mask_tensor(array)
-        return array[..., None, :, :] if array.ndim > 2 and not self.has_heads else array
+        pairs = mask_tensor(array)
+        return pairs[..., None, :, :] if pairs.ndim > 2 and not self.has_heads else pairs
 
 
 def block_of(sizes: Sizes) -> Block:

@@ -44,11 +44,11 @@ def self_attention(
     }
     dtype = check_floating(**operands)
     checks = new_checks(inputs)
-    sizes = self_attention_sizes(*operands.values(), checks)
+    sizes = self_attention_sizes(**operands, checks=checks)
     options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
     wide = widen(inputs)[..., None, :, :]
     query, key, value = (matmul(wide, widen(weight)) for weight in (query_weight, key_weight, value_weight))
-    output = compute_stages(Attention(query, key, value, bias, sizes, options)).output
+    output: Array = compute_stages(Attention(query, key, value, bias, sizes, options)).output
     return output.squeeze(-3).astype(inputs.dtype)
 
 
@@ -73,11 +73,11 @@ def key_value_attention(
     operands = {"query": describe(query), "keys": describe(keys), "values": describe(values)}
     dtype = check_floating(**operands)
     checks = new_checks(query)
-    sizes = key_value_sizes(*operands.values(), checks)
+    sizes = key_value_sizes(**operands, checks=checks)
     options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
     wide_query = widen(query)[..., None, None, :]
     wide_keys, wide_values = widen(keys)[..., None, :, :], widen(values)[..., None, :, :]
-    output = compute_stages(Attention(wide_query, wide_keys, wide_values, bias, sizes, options)).output
+    output: Array = compute_stages(Attention(wide_query, wide_keys, wide_values, bias, sizes, options)).output
     return output.squeeze((-2, -3)).astype(query.dtype)
 
 
@@ -94,34 +94,28 @@ def multi_head_attention(
     scale: Any = None,
     softcap: Any = None,
 ) -> Array:
-    """Attend with several heads: concat_h(attention(x_q W_q^h + b_q^h, x_k W_k^h + b_k^h, x_v W_v^h + b_v^h)) W_o + b_o.
+    """Attend with heads h: concat_h(attention(x_q W_q^h + b_q^h, x_k W_k^h + b_k^h, x_v W_v^h + b_v^h)) W_o + b_o.
 
     Arguments, shapes and errors: `attnspec.reference.multi_head_attention`.
 
     Differences: as for `self_attention`.
     """
-    query, key, value, *weights = as_tensors(
-        query=query, key=key, value=value, **check_parameters(parameters)._asdict()
-    )
+    given = check_parameters(parameters)
+    query, key, value, *weights = as_tensors(query=query, key=key, value=value, **given)
     bias = as_option("bias", bias, query)
-    parameters = MultiHeadParameters(*weights)
-    given = {name: tensor for name, tensor in parameters._asdict().items() if tensor is not None}
-    dtype = check_floating(
-        query=describe(query),
-        key=describe(key),
-        value=describe(value),
-        **{name: describe(tensor) for name, tensor in given.items()},
-    )
-    checks = new_checks(query)
+    parameters = MultiHeadParameters(**dict(zip(given, weights, strict=True)))
     described = MultiHeadParameters(*map(describe, parameters))
+    operands = {"query": describe(query), "key": describe(key), "value": describe(value)}
+    dtype = check_floating(**operands, **{name: getattr(described, name) for name in given})
+    checks = new_checks(query)
     sizes = multi_head_sizes(
-        describe(query), describe(key), describe(value), described, num_heads, num_kv_heads, checks
+        **operands, parameters=described, num_heads=num_heads, num_kv_heads=num_kv_heads, checks=checks
     )
     options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
     wide_query = _split_heads(_project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
     wide_key = _split_heads(_project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
     wide_value = _split_heads(_project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
-    output = compute_stages(Attention(wide_query, wide_key, wide_value, bias, sizes, options)).output
+    output: Array = compute_stages(Attention(wide_query, wide_key, wide_value, bias, sizes, options)).output
     return _project(_merge_heads(output), parameters.output_weight, parameters.output_bias).astype(query.dtype)
 
 

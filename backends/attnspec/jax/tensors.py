@@ -10,39 +10,46 @@ import numpy as np
 from jax import Array
 
 from attnspec.contract.checks import Checks
-from attnspec.contract.operands import Operand, Shape, from_python, is_untyped
+from attnspec.contract.operands import (
+    Operand,
+    Shape,
+    check_dtype,
+    dtype_name,
+    floating_from_python,
+    from_python,
+    is_untyped,
+)
 
-NATIVE = "a jax.Array"
+NATIVE = "a jax.Array, a NumPy array"
 
 
 def as_tensors(**values: Any) -> tuple[Any, ...]:
-    """Turn the named arguments into arrays, NumPy arrays and lists on the default device; None stays None.
+    """Turn the named arguments into floating arrays, NumPy arrays and lists on the default device.
 
     Lists take the dtype of the first array, JAX's default float without one. All must end up on the same devices.
     """
-    typed = [value for value in values.values() if not is_untyped(value)]
-    dtype = jnp.asarray(0.0).dtype if not typed else getattr(typed[0], "dtype", None)
-    arrays = {name: None if value is None else _as_tensor(name, value, dtype) for name, value in values.items()}
+    arrays = {name: _as_tensor(name, value) for name, value in values.items()}
+    typed = [arrays[name] for name, value in values.items() if not is_untyped(value)]
+    dtype = typed[0].dtype if typed else jnp.asarray(0.0).dtype
     first = next(iter(arrays))
     for name, array in arrays.items():
-        if array is not None:
-            _check_device(name, array, first, arrays[first])
-    return tuple(arrays.values())
+        _check_device(name, array, first, arrays[first])
+    return tuple(array.astype(dtype) if is_untyped(values[name]) else array for name, array in arrays.items())
 
 
 def as_option(name: str, value: Any, query: Array) -> Any:
-    """Turn an option into an array; a list takes the query's dtype."""
+    """Turn an option into a floating array, None into None; a list takes the query's dtype."""
     if value is None:
         return None
-    array = _as_tensor(name, value, query.dtype)
+    array = _as_tensor(name, value)
     if isinstance(value, Array):
         _check_device(name, array, "query", query)
-    return array
+    return array.astype(query.dtype) if is_untyped(value) else array
 
 
 def describe(array: Array | None) -> Any:
     """Show the agreement what it may see of an array."""
-    return None if array is None else Operand(array.shape, array.dtype.name)
+    return None if array is None else Operand(array.shape, dtype_name(array.dtype))
 
 
 def new_checks(query: Array) -> Checks:
@@ -59,23 +66,22 @@ def new_checks(query: Array) -> Checks:
     return Checks(read, _shape)
 
 
-def _as_tensor(name: str, value: Any, dtype: Any) -> Array:
+def mask_tensor(array: Any) -> Array:
+    """Turn an array that a mask holds into a JAX array."""
+    return jnp.array(array)
+
+
+def _as_tensor(name: str, value: Any) -> Array:
     if isinstance(value, Array):
+        check_dtype(name, dtype_name(value.dtype))
         return value
-    array = from_python(name, value, NATIVE)
-    if is_untyped(value):
-        return jnp.asarray(array, dtype=None if array.dtype == bool else dtype)
-    if array.dtype == np.float64 and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
+    array = floating_from_python(name, value, NATIVE)
+    if not is_untyped(value) and array.dtype == np.float64 and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
         raise TypeError(
             f"`{name}` is a NumPy float64 array, which JAX would round to float32: enable 64-bit with "
             f"jax.config.update('jax_enable_x64', True), or convert it to float32 yourself"
         )
-    return jnp.asarray(array)
-
-
-def mask_tensor(array: Any) -> Array:
-    """Turn an array that a mask holds into a JAX array."""
-    return jnp.asarray(array)
+    return jnp.array(array)  # a copy: JAX computes later, and must not see what the caller writes meanwhile
 
 
 def _check_device(name: str, array: Array, other: str, reference: Array) -> None:

@@ -1,4 +1,7 @@
-"""Attention in TensorFlow: `import attnspec.tensorflow as attn`. The names and their meaning are those of `attnspec.reference`."""
+"""Attention in TensorFlow: `import attnspec.tensorflow as attn`.
+
+The names and their meaning are those of `attnspec.reference`.
+"""
 
 try:
     import tensorflow as _tensorflow  # noqa: F401 - only to say clearly that it is missing

@@ -13,7 +13,7 @@ from attnspec.contract.parameters import AttentionStages
 from attnspec.contract.shapes import Sizes, dot_product_sizes
 
 from .masks import block_of, visible_pairs
-from .tensors import as_option, as_tensors, assert_pending, describe, new_checks, shape_of
+from .tensors import as_option, as_tensors, assert_pending, describe, new_checks, shape_of, without_autograph
 
 
 class Attention(NamedTuple):
@@ -27,7 +27,7 @@ class Attention(NamedTuple):
     options: Options
 
 
-@tf.autograph.experimental.do_not_convert
+@without_autograph
 def dot_product_attention(
     query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
 ) -> tf.Tensor:
@@ -35,16 +35,17 @@ def dot_product_attention(
 
     Arguments, shapes and errors: `attnspec.reference.dot_product_attention`.
 
-    Differences: takes TensorFlow tensors and variables (NumPy arrays and lists go to the default device); returns a tensor
-    of the query's dtype; bfloat16 and float16 accumulate and exponentiate in float32. Works eagerly and in `tf.function`,
-    also with unknown sizes: what cannot be checked while tracing is asserted when the graph runs
+    Differences: takes TensorFlow tensors and variables (NumPy arrays and lists go to the default device); returns a
+    tensor of the query's dtype; bfloat16 and float16 accumulate and exponentiate in float32. Works eagerly and in
+    `tf.function`, also with unknown sizes: what cannot be checked while tracing is asserted when the graph runs
     (tf.errors.InvalidArgumentError). An unknown rank is a ValueError.
     """
     attention, shape, dtype = prepare(query, key, value, mask, bias, scale, softcap)
-    return tf.cast(tf.reshape(compute_stages(attention).output, shape), dtype)
+    output = compute_stages(attention).output
+    return tf.cast(tf.reshape(output, shape), dtype)
 
 
-@tf.autograph.experimental.do_not_convert
+@without_autograph
 def attention_stages(
     query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
 ) -> AttentionStages:
@@ -69,14 +70,14 @@ def attention_stages(
 def prepare(
     query: Any, key: Any, value: Any, mask: Any, bias: Any, scale: Any, softcap: Any
 ) -> tuple[Attention, list[Any], tf.DType]:
-    """Check the arguments of a dot-product attention; return it in canonical layout, with its output's shape and dtype."""
+    """Check the arguments of a dot-product attention; return it in canonical layout, its output's shape and dtype."""
     query, key, value = as_tensors(query=query, key=key, value=value)
     bias = as_option("bias", bias, query)
     dtype = check_floating(query=describe(query), key=describe(key), value=describe(value))
     checks = new_checks(query)
     sizes = dot_product_sizes(describe(query), describe(key), describe(value), checks)
     options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
-    assert_pending(checks)
+    query, key, value, bias = assert_pending(checks, query, key, value, bias)
     shape = [*shape_of(query)[:-1], sizes.value_dim]
     wide_query, wide_key, wide_value = widen(query), widen(key), widen(value)
     if not sizes.has_heads:
@@ -90,20 +91,36 @@ def widen(array: tf.Tensor) -> tf.Tensor:
 
 
 def compute_stages(attention: Attention) -> AttentionStages:
-    """Compute scores, logits, weights, logsumexp and output: the formula itself."""
+    """Compute scores, logits, weights, logsumexp and output."""
     query, key, value, bias, sizes, (mask, scale, softcap) = attention
     block = block_of(sizes)
     bias = None if bias is None else tf.cast(block.per_pair(bias), query.dtype)
+    visible = tf.broadcast_to(visible_pairs(mask, bias, block), [*shape_of(query)[:-1], shape_of(key)[-2]])
+    return stages_of(query, key, value, visible, bias, scale, softcap)
 
+
+def stages_of(
+    query: tf.Tensor,
+    key: tf.Tensor,
+    value: tf.Tensor,
+    visible: tf.Tensor,
+    bias: tf.Tensor | None,
+    scale: Any,
+    softcap: Any,
+) -> AttentionStages:
+    """Compute the formula itself: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V, stage by stage.
+
+    `visible` has the full shape (*B, Hq, Tq, Tk); `bias` broadcasts to it.
+    """
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
     clean_query, clean_key, clean_value = _finite(query), _finite(key), _finite(value)
-    is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], sizes)
+    is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], query)
 
     # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
-    scores = tf.matmul(_group(clean_query, sizes), clean_key, transpose_b=True)
+    scores = tf.matmul(_group(clean_query, key), clean_key, transpose_b=True)
     if scale is None:  # the head dimension was not known while tracing
-        scale = tf.math.rsqrt(tf.cast(sizes.head_dim, query.dtype))
-    scores = _as_number(scale, query) * _ungroup(scores, sizes)
+        scale = tf.math.rsqrt(tf.cast(tf.shape(query)[-1], query.dtype))
+    scores = _as_number(scale, query) * _ungroup(scores, query)
     scores = tf.where(is_clean, scores, math.nan)
 
     # S3: softcap, then bias, then mask.
@@ -112,7 +129,6 @@ def compute_stages(attention: Attention) -> AttentionStages:
         softcap = _as_number(softcap, query)
         logits = softcap * tf.tanh(logits / softcap)
     logits = logits if bias is None else logits + bias
-    visible = tf.broadcast_to(visible_pairs(mask, bias, block), tf.shape(logits))
     logits = tf.where(visible, logits, -math.inf)
 
     # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
@@ -125,10 +141,8 @@ def compute_stages(attention: Attention) -> AttentionStages:
     weights = tf.where(visible, exponentials / total, 0.0)
     logsumexp = tf.where(has_weight, peak + tf.math.log(total), -math.inf)[..., 0]
 
-    output = _ungroup(_group(weights, sizes) @ clean_value, sizes)
-    holds_poison = ~tf.reduce_all(tf.math.is_finite(value))
-    poison = tf.cond(holds_poison, lambda: _seen_poison(visible, value, sizes), lambda: tf.zeros_like(output))
-    output = tf.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
+    output = _ungroup(_group(weights, key) @ clean_value, query)
+    output = _with_seen_poison(output, visible, value)
     return AttentionStages(scores, logits, weights, logsumexp, output)
 
 
@@ -140,34 +154,39 @@ def _is_finite_row(array: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.math.is_finite(array), axis=-1)
 
 
-def _seen_poison(visible: tf.Tensor, value: tf.Tensor, sizes: Sizes) -> tf.Tensor:
-    """Add up, for each query, the non-finite value entries that it may attend to: NaN, ±Inf, or 0 where it sees none."""
-    seen = _group(tf.cast(visible, value.dtype), sizes)
-    rising = seen @ tf.cast(~(value < math.inf), value.dtype)
-    falling = seen @ tf.cast(~(value > -math.inf), value.dtype)
-    poison = tf.where(rising > 0, math.inf, 0.0) + tf.where(falling > 0, -math.inf, 0.0)
-    return tf.cast(_ungroup(poison, sizes), value.dtype)
+def _with_seen_poison(output: tf.Tensor, visible: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    """Add the non-finite value entries to the rows that may attend to them: NaN, ±Inf, in their own component (S11)."""
+
+    def add_poison() -> tf.Tensor:
+        seen = _group(tf.cast(visible, value.dtype), value)
+        rising = seen @ tf.cast(~(value < math.inf), value.dtype)
+        falling = seen @ tf.cast(~(value > -math.inf), value.dtype)
+        poison = tf.where(rising > 0, math.inf, 0.0) + tf.where(falling > 0, -math.inf, 0.0)
+        poison = tf.cast(_ungroup(poison, output), output.dtype)
+        return tf.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
+
+    return tf.cond(tf.reduce_all(tf.math.is_finite(value)), lambda: output, add_poison)
 
 
 def _as_number(value: Any, query: tf.Tensor) -> Any:
     return tf.cast(value, query.dtype) if tf.is_tensor(value) else value
 
 
-def _group(array: tf.Tensor, sizes: Sizes) -> tf.Tensor:
+def _group(array: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     """(*B, Hq, q, a) → (*B, Hkv, Hq/Hkv · q, a)."""
     *batch, heads, rows, columns = shape_of(array)
-    return tf.reshape(array, [*batch, sizes.num_kv_heads, heads * rows // _at_least_one(sizes.num_kv_heads), columns])
+    kv_heads = shape_of(key)[-3]
+    return tf.reshape(array, [*batch, kv_heads, heads // _at_least_one(kv_heads) * rows, columns])
 
 
-def _ungroup(array: tf.Tensor, sizes: Sizes) -> tf.Tensor:
+def _ungroup(array: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
     """(*B, Hkv, Hq/Hkv · q, a) → (*B, Hq, q, a)."""
-    *batch, kv_heads, rows, columns = shape_of(array)
-    return tf.reshape(array, [*batch, sizes.num_heads, kv_heads * rows // _at_least_one(sizes.num_heads), columns])
+    return tf.reshape(array, [*shape_of(query)[:-1], shape_of(array)[-1]])
 
 
-def _by_query_head(array: tf.Tensor, sizes: Sizes) -> tf.Tensor:
+def _by_query_head(array: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
     """(*B, Hkv, a, b) → (*B, Hq, a, b): each query head gets its key/value head (S12)."""
-    return tf.repeat(array, sizes.num_heads // _at_least_one(sizes.num_kv_heads), axis=-3)
+    return tf.repeat(array, shape_of(query)[-3] // _at_least_one(shape_of(array)[-3]), axis=-3)
 
 
 def _at_least_one(size: Any) -> Any:

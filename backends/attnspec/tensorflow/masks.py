@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from attnspec.contract.masks import Mask
+from attnspec.contract.masks import FAR, Mask
 from attnspec.contract.shapes import Sizes
 
 from .tensors import mask_tensor, shape_of
@@ -24,13 +24,13 @@ class Block(NamedTuple):
 
     def per_batch(self, values: Any) -> tf.Tensor:
         """(*B,) → (*B, 1, 1, 1)."""
-        values = tf.cast(mask_tensor(values), tf.int64)
-        return tf.reshape(values, [*shape_of(values), 1, 1, 1])
+        near = tf.clip_by_value(tf.cast(mask_tensor(values), tf.int64), -FAR, FAR)
+        return tf.reshape(near, [*shape_of(near), 1, 1, 1])
 
     def per_pair(self, array: Any) -> tf.Tensor:
         """Insert the head axis that the caller's array may lack."""
-        array = mask_tensor(array)
-        return array[..., None, :, :] if len(array.shape) > 2 and not self.has_heads else array
+        pairs = mask_tensor(array)
+        return pairs[..., None, :, :] if len(pairs.shape) > 2 and not self.has_heads else pairs
 
 
 def block_of(sizes: Sizes) -> Block:

@@ -12,10 +12,10 @@ from attnspec.contract.parameters import MultiHeadParameters, check_parameters
 from attnspec.contract.shapes import key_value_sizes, multi_head_sizes, self_attention_sizes
 
 from .attention import Attention, compute_stages, swap_axes, widen
-from .tensors import as_option, as_tensors, assert_pending, describe, new_checks, shape_of
+from .tensors import as_option, as_tensors, assert_pending, describe, new_checks, shape_of, without_autograph
 
 
-@tf.autograph.experimental.do_not_convert
+@without_autograph
 def self_attention(
     inputs: Any,
     query_weight: Any,
@@ -45,16 +45,18 @@ def self_attention(
     }
     dtype = check_floating(**operands)
     checks = new_checks(inputs)
-    sizes = self_attention_sizes(*operands.values(), checks)
+    sizes = self_attention_sizes(**operands, checks=checks)
     options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
-    assert_pending(checks)
+    inputs, query_weight, key_weight, value_weight, bias = assert_pending(
+        checks, inputs, query_weight, key_weight, value_weight, bias
+    )
     wide = widen(inputs)[..., None, :, :]
     query, key, value = wide @ widen(query_weight), wide @ widen(key_weight), wide @ widen(value_weight)
     output = compute_stages(Attention(query, key, value, bias, sizes, options)).output
     return tf.cast(tf.squeeze(output, -3), inputs.dtype)
 
 
-@tf.autograph.experimental.do_not_convert
+@without_autograph
 def key_value_attention(
     query: Any,
     keys: Any,
@@ -76,16 +78,16 @@ def key_value_attention(
     operands = {"query": describe(query), "keys": describe(keys), "values": describe(values)}
     dtype = check_floating(**operands)
     checks = new_checks(query)
-    sizes = key_value_sizes(*operands.values(), checks)
+    sizes = key_value_sizes(**operands, checks=checks)
     options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
-    assert_pending(checks)
+    query, keys, values, bias = assert_pending(checks, query, keys, values, bias)
     wide_query = widen(query)[..., None, None, :]
     wide_keys, wide_values = widen(keys)[..., None, :, :], widen(values)[..., None, :, :]
     output = compute_stages(Attention(wide_query, wide_keys, wide_values, bias, sizes, options)).output
     return tf.cast(tf.squeeze(output, [-2, -3]), query.dtype)
 
 
-@tf.autograph.experimental.do_not_convert
+@without_autograph
 def multi_head_attention(
     query: Any,
     key: Any,
@@ -99,31 +101,26 @@ def multi_head_attention(
     scale: Any = None,
     softcap: Any = None,
 ) -> tf.Tensor:
-    """Attend with several heads: concat_h(attention(x_q W_q^h + b_q^h, x_k W_k^h + b_k^h, x_v W_v^h + b_v^h)) W_o + b_o.
+    """Attend with heads h: concat_h(attention(x_q W_q^h + b_q^h, x_k W_k^h + b_k^h, x_v W_v^h + b_v^h)) W_o + b_o.
 
     Arguments, shapes and errors: `attnspec.reference.multi_head_attention`.
 
     Differences: as for `self_attention`.
     """
-    query, key, value, *weights = as_tensors(
-        query=query, key=key, value=value, **check_parameters(parameters)._asdict()
-    )
+    given = check_parameters(parameters)
+    query, key, value, *weights = as_tensors(query=query, key=key, value=value, **given)
     bias = as_option("bias", bias, query)
-    parameters = MultiHeadParameters(*weights)
-    given = {name: tensor for name, tensor in parameters._asdict().items() if tensor is not None}
-    dtype = check_floating(
-        query=describe(query),
-        key=describe(key),
-        value=describe(value),
-        **{name: describe(tensor) for name, tensor in given.items()},
-    )
-    checks = new_checks(query)
+    parameters = MultiHeadParameters(**dict(zip(given, weights, strict=True)))
     described = MultiHeadParameters(*map(describe, parameters))
+    operands = {"query": describe(query), "key": describe(key), "value": describe(value)}
+    dtype = check_floating(**operands, **{name: getattr(described, name) for name in given})
+    checks = new_checks(query)
     sizes = multi_head_sizes(
-        describe(query), describe(key), describe(value), described, num_heads, num_kv_heads, checks
+        **operands, parameters=described, num_heads=num_heads, num_kv_heads=num_kv_heads, checks=checks
     )
     options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
-    assert_pending(checks)
+    query, key, value, bias, *weights = assert_pending(checks, query, key, value, bias, *parameters)
+    parameters = MultiHeadParameters(*weights)
     wide_query = _split_heads(_project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
     wide_key = _split_heads(_project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
     wide_value = _split_heads(_project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)

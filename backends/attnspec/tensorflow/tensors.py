@@ -2,45 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from attnspec.contract.checks import Checks
-from attnspec.contract.operands import Operand, Shape, from_python, is_untyped
+from attnspec.contract.operands import (
+    Operand,
+    Shape,
+    check_dtype,
+    dtype_name,
+    floating_from_python,
+    from_python,
+    is_untyped,
+)
 
-NATIVE = "a tf.Tensor"
+NATIVE = "a tf.Tensor, a NumPy array"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def without_autograph(function: Function) -> Function:
+    """Let `tf.function` trace a function as it is written: its branches are decided while tracing."""
+    unconverted: Function = tf.autograph.experimental.do_not_convert(function)
+    return unconverted
 
 
 def as_tensors(**values: Any) -> tuple[Any, ...]:
-    """Turn the named arguments into tensors, arrays and lists on the default device; None stays None.
+    """Turn the named arguments into floating tensors, arrays and lists on the default device.
 
     Lists take the dtype of the first tensor or array, float32 without one. All must end up on one device.
     """
-    typed = [value for value in values.values() if not is_untyped(value)]
-    dtype = tf.as_dtype(getattr(typed[0], "dtype", tf.float32)) if typed and _has_dtype(typed[0]) else tf.float32
-    tensors = {name: None if value is None else _as_tensor(name, value, dtype) for name, value in values.items()}
+    tensors = {name: _as_tensor(name, value) for name, value in values.items()}
+    typed = [tensors[name] for name, value in values.items() if not is_untyped(value)]
+    dtype = typed[0].dtype if typed else tf.float32
     first = next(iter(tensors))
     for name, tensor in tensors.items():
-        if tensor is not None:
-            _check_device(name, tensor, first, tensors[first])
-    return tuple(tensors.values())
+        _check_device(name, tensor, first, tensors[first])
+    return tuple(tf.cast(tensor, dtype) if is_untyped(values[name]) else tensor for name, tensor in tensors.items())
 
 
 def as_option(name: str, value: Any, query: tf.Tensor) -> Any:
-    """Turn an option into a tensor; a list takes the query's dtype."""
+    """Turn an option into a floating tensor, None into None; a list takes the query's dtype."""
     if value is None:
         return None
-    tensor = _as_tensor(name, value, query.dtype)
+    tensor = _as_tensor(name, value)
     if _is_native(value):
         _check_device(name, tensor, "query", query)
-    return tensor
+    return tf.cast(tensor, query.dtype) if is_untyped(value) else tensor
 
 
 def describe(tensor: tf.Tensor | None) -> Any:
     """Show the agreement what it may see of a tensor."""
-    return None if tensor is None else Operand(shape_of(tensor), tensor.dtype.name)
+    return None if tensor is None else Operand(shape_of(tensor), dtype_name(tensor.dtype))
 
 
 def shape_of(tensor: tf.Tensor) -> Shape:
@@ -67,16 +83,24 @@ def new_checks(query: tf.Tensor) -> Checks:
     return Checks(read, lambda value: shape_of(value) if _is_native(value) else np.shape(value))
 
 
-def assert_pending(checks: Checks) -> None:
-    """Assert, when the graph runs, what could not be checked while it was traced (S19)."""
+def assert_pending(checks: Checks, *tensors: tf.Tensor | None) -> tuple[Any, ...]:
+    """Give the tensors back so that nothing is computed from them before what could not be checked while tracing holds.
+
+    The assertions raise tf.errors.InvalidArgumentError with the same text when the graph runs (S19).
+    """
+    assertions = []
     for relation, left, right, message in checks.pending:
         if relation == "equal":
             holds = tf.equal(left, right)
         elif relation == "multiple":
-            holds = tf.equal(tf.math.floormod(left, tf.maximum(right, 1)), 0)
-        else:
+            holds = tf.equal(left, left // tf.maximum(right, 1) * right)
+        elif relation == "one_or":
             holds = tf.equal(left, 1) | tf.equal(left, right)
-        tf.debugging.Assert(holds, [message, "- when the graph ran, the sizes were", left, right])
+        else:
+            holds = tf.less_equal(left, right)
+        assertions.append(tf.debugging.Assert(holds, [message, "- when the graph ran, the sizes were", left, right]))
+    with tf.control_dependencies([assertion for assertion in assertions if assertion is not None]):
+        return tuple(None if tensor is None else tf.identity(tensor) for tensor in tensors)
 
 
 def mask_tensor(array: Any) -> tf.Tensor:
@@ -84,22 +108,16 @@ def mask_tensor(array: Any) -> tf.Tensor:
     return tf.convert_to_tensor(array)
 
 
-def _as_tensor(name: str, value: Any, dtype: tf.DType) -> tf.Tensor:
+def _as_tensor(name: str, value: Any) -> tf.Tensor:
     if _is_native(value):
         _check_rank(name, value)
+        check_dtype(name, dtype_name(value.dtype))
         return tf.convert_to_tensor(value)
-    array = from_python(name, value, NATIVE)
-    if is_untyped(value) and array.dtype != bool:
-        return tf.cast(tf.convert_to_tensor(array), dtype)
-    return tf.convert_to_tensor(array)
+    return tf.convert_to_tensor(floating_from_python(name, value, NATIVE))
 
 
 def _is_native(value: Any) -> bool:
     return isinstance(value, (tf.Tensor, tf.Variable))
-
-
-def _has_dtype(value: Any) -> bool:
-    return isinstance(value, np.ndarray | np.generic) or _is_native(value)
 
 
 def _check_rank(name: str, tensor: Any) -> None:

@@ -1,4 +1,7 @@
-"""Attention in PyTorch: `import attnspec.torch as attn`. The names and their meaning are those of `attnspec.reference`."""
+"""Attention in PyTorch: `import attnspec.torch as attn`.
+
+The names and their meaning are those of `attnspec.reference`.
+"""
 
 try:
     import torch as _torch  # noqa: F401 - only to say clearly that it is missing

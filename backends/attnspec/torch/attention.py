@@ -35,11 +35,12 @@ def dot_product_attention(
 
     Arguments, shapes and errors: `attnspec.reference.dot_product_attention`.
 
-    Differences: takes torch tensors (NumPy arrays and lists go to the default device) on one device; returns a tensor of
-    the query's dtype; bfloat16 and float16 accumulate and exponentiate in float32. Differentiable by autograd.
+    Differences: takes torch tensors (NumPy arrays and lists go to the default device) on one device; returns a tensor
+    of the query's dtype; bfloat16 and float16 accumulate and exponentiate in float32. Differentiable by autograd.
     """
     attention, shape, dtype = prepare(query, key, value, mask, bias, scale, softcap)
-    return compute_stages(attention).output.reshape(shape).to(dtype)
+    output: Tensor = compute_stages(attention).output
+    return output.reshape(shape).to(dtype)
 
 
 def attention_stages(
@@ -66,7 +67,7 @@ def attention_stages(
 def prepare(
     query: Any, key: Any, value: Any, mask: Any, bias: Any, scale: Any, softcap: Any
 ) -> tuple[Attention, tuple[int, ...], torch.dtype]:
-    """Check the arguments of a dot-product attention; return it in canonical layout, with its output's shape and dtype."""
+    """Check the arguments of a dot-product attention; return it in canonical layout, its output's shape and dtype."""
     query, key, value = as_tensors(query=query, key=key, value=value)
     bias = as_option("bias", bias, query)
     dtype = check_floating(query=describe(query), key=describe(key), value=describe(value))
@@ -86,17 +87,27 @@ def widen(tensor: Tensor) -> Tensor:
 
 
 def compute_stages(attention: Attention) -> AttentionStages:
-    """Compute scores, logits, weights, logsumexp and output: the formula itself."""
+    """Compute scores, logits, weights, logsumexp and output."""
     query, key, value, bias, sizes, (mask, scale, softcap) = attention
     block = block_of(sizes, query.device)
     bias = None if bias is None else block.per_pair(bias).to(query.dtype)
+    visible = visible_pairs(mask, bias, block).expand(*query.shape[:-1], key.shape[-2])
+    return stages_of(query, key, value, visible, bias, scale, softcap)
 
+
+def stages_of(
+    query: Tensor, key: Tensor, value: Tensor, visible: Tensor, bias: Tensor | None, scale: Any, softcap: Any
+) -> AttentionStages:
+    """Compute the formula itself: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V, stage by stage.
+
+    `visible` has the full shape (*B, Hq, Tq, Tk); `bias` broadcasts to it.
+    """
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
     clean_query, clean_key, clean_value = _finite(query), _finite(key), _finite(value)
-    is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], sizes)
+    is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], query)
 
     # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
-    scores = _as_number(scale, query) * _ungroup(_group(clean_query, sizes) @ clean_key.mT, sizes)
+    scores = _as_number(scale, query) * _ungroup(_group(clean_query, key) @ clean_key.mT, query)
     scores = torch.where(is_clean, scores, torch.nan)
 
     # S3: softcap, then bias, then mask.
@@ -105,7 +116,6 @@ def compute_stages(attention: Attention) -> AttentionStages:
         softcap = _as_number(softcap, query)
         logits = softcap * torch.tanh(logits / softcap)
     logits = logits if bias is None else logits + bias
-    visible = visible_pairs(mask, bias, block).expand(logits.shape)
     logits = torch.where(visible, logits, -torch.inf)
 
     # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
@@ -118,10 +128,8 @@ def compute_stages(attention: Attention) -> AttentionStages:
     weights = torch.where(visible, exponentials / total, 0.0)
     logsumexp = torch.where(has_weight, peak + torch.log(total), -torch.inf).squeeze(-1)
 
-    output = _ungroup(_group(weights, sizes) @ clean_value, sizes)
-    if _may_hold_poison(value):
-        poison = _seen_poison(visible, value, sizes)
-        output = torch.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
+    output = _ungroup(_group(weights, key) @ clean_value, query)
+    output = _with_seen_poison(output, visible, value)
     return AttentionStages(scores, logits, weights, logsumexp, output)
 
 
@@ -133,23 +141,26 @@ def _is_finite_row(tensor: Tensor) -> Tensor:
     return torch.isfinite(tensor).all(dim=-1)
 
 
+def _with_seen_poison(output: Tensor, visible: Tensor, value: Tensor) -> Tensor:
+    """Add the non-finite value entries to the rows that may attend to them: NaN, ±Inf, in their own component (S11)."""
+    if not _may_hold_poison(value):
+        return output
+    seen = _group(visible.to(value.dtype), value)
+    rising = seen @ (~(value < torch.inf)).to(value.dtype)
+    falling = seen @ (~(value > -torch.inf)).to(value.dtype)
+    poison = torch.where(rising > 0, torch.inf, 0.0) + torch.where(falling > 0, -torch.inf, 0.0)
+    poison = _ungroup(poison, output).to(output.dtype)
+    return torch.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
+
+
 def _may_hold_poison(value: Tensor) -> bool:
-    """Look whether a value is not finite, where that can be known: a compiled or transformed function cannot branch on it."""
+    """Look for a non-finite value, where it can be known: a compiled or transformed function cannot branch on it."""
     if torch.compiler.is_compiling():
         return True
     try:
         return not bool(torch.isfinite(value).all())
     except RuntimeError:  # inside torch.func.vmap no values can be read
         return True
-
-
-def _seen_poison(visible: Tensor, value: Tensor, sizes: Sizes) -> Tensor:
-    """Add up, for each query, the non-finite value entries that it may attend to: NaN, ±Inf, or 0 where it sees none."""
-    seen = _group(visible.to(value.dtype), sizes)
-    rising = seen @ (~(value < torch.inf)).to(value.dtype)
-    falling = seen @ (~(value > -torch.inf)).to(value.dtype)
-    poison = torch.where(rising > 0, torch.inf, 0.0) + torch.where(falling > 0, -torch.inf, 0.0)
-    return _ungroup(poison, sizes).to(value.dtype)
 
 
 def _largest(logits: Tensor) -> Tensor:
@@ -163,18 +174,18 @@ def _as_number(value: Any, query: Tensor) -> Any:
     return value.to(query.dtype) if isinstance(value, Tensor) else value
 
 
-def _group(tensor: Tensor, sizes: Sizes) -> Tensor:
+def _group(tensor: Tensor, key: Tensor) -> Tensor:
     """(*B, Hq, q, a) → (*B, Hkv, Hq/Hkv · q, a)."""
     *batch, heads, rows, columns = tensor.shape
-    return tensor.reshape(*batch, sizes.num_kv_heads, heads * rows // max(sizes.num_kv_heads, 1), columns)
+    kv_heads = key.shape[-3]
+    return tensor.reshape(*batch, kv_heads, heads // max(kv_heads, 1) * rows, columns)
 
 
-def _ungroup(tensor: Tensor, sizes: Sizes) -> Tensor:
+def _ungroup(tensor: Tensor, query: Tensor) -> Tensor:
     """(*B, Hkv, Hq/Hkv · q, a) → (*B, Hq, q, a)."""
-    *batch, kv_heads, rows, columns = tensor.shape
-    return tensor.reshape(*batch, sizes.num_heads, kv_heads * rows // max(sizes.num_heads, 1), columns)
+    return tensor.reshape(*query.shape[:-1], tensor.shape[-1])
 
 
-def _by_query_head(tensor: Tensor, sizes: Sizes) -> Tensor:
+def _by_query_head(tensor: Tensor, query: Tensor) -> Tensor:
     """(*B, Hkv, a, b) → (*B, Hq, a, b): each query head gets its key/value head (S12)."""
-    return tensor.repeat_interleave(sizes.num_heads // max(sizes.num_kv_heads, 1), dim=-3)
+    return tensor.repeat_interleave(query.shape[-3] // max(tensor.shape[-3], 1), dim=-3)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from attnspec.contract.masks import MASK_CLASSES, Mask
+from attnspec.contract.masks import FAR, MASK_CLASSES, Mask
 from attnspec.contract.shapes import Sizes
 
 from .tensors import mask_tensor
@@ -25,13 +25,13 @@ class Block(NamedTuple):
 
     def per_batch(self, values: Any) -> Tensor:
         """(*B,) → (*B, 1, 1, 1)."""
-        values = mask_tensor(values, self.query.device).to(torch.int64)
-        return values.reshape(tuple(values.shape) + (1, 1, 1))
+        near = mask_tensor(values, self.query.device).to(torch.int64).clamp(-FAR, FAR)
+        return near.reshape(tuple(near.shape) + (1, 1, 1))
 
     def per_pair(self, array: Any) -> Tensor:
         """Insert the head axis that the caller's array may lack."""
-        array = mask_tensor(array, self.query.device)
-        return array.unsqueeze(-3) if array.ndim > 2 and not self.has_heads else array
+        pairs = mask_tensor(array, self.query.device)
+        return pairs.unsqueeze(-3) if pairs.ndim > 2 and not self.has_heads else pairs
 
 
 def block_of(sizes: Sizes, device: torch.device) -> Block:

@@ -9,49 +9,45 @@ import torch
 from torch import Tensor
 
 from attnspec.contract.checks import Checks
-from attnspec.contract.operands import Operand, Shape, dtype_name, from_python, is_untyped
+from attnspec.contract.operands import (
+    Operand,
+    Shape,
+    check_dtype,
+    dtype_name,
+    floating_from_python,
+    from_python,
+    is_untyped,
+)
 
-NATIVE = "a torch.Tensor"
-
-DTYPES = {
-    torch.float64: "float64",
-    torch.float32: "float32",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-    torch.bool: "bool",
-}
+NATIVE = "a torch.Tensor, a NumPy array"
 
 
 def as_tensors(**values: Any) -> tuple[Any, ...]:
-    """Turn the named arguments into tensors, arrays and lists on the default device; None stays None.
+    """Turn the named arguments into floating tensors, arrays and lists on the default device.
 
     Lists take the dtype of the first tensor or array, torch's default dtype without one. All must end up on one device.
     """
-    tensors = {name: None if value is None else _as_tensor(name, value, None) for name, value in values.items()}
+    tensors = {name: _as_tensor(name, value, None) for name, value in values.items()}
     typed = [tensors[name] for name, value in values.items() if not is_untyped(value)]
     dtype = typed[0].dtype if typed else torch.get_default_dtype()
-    for name, tensor in tensors.items():
-        if tensor is not None and is_untyped(values[name]) and tensor.dtype != torch.bool:
-            tensors[name] = tensor.to(dtype)
     first = next(iter(tensors))
     for name, tensor in tensors.items():
-        if tensor is not None:
-            _check_device(name, tensor, first, tensors[first])
-    return tuple(tensors.values())
+        _check_device(name, tensor, first, tensors[first])
+    return tuple(tensor.to(dtype) if is_untyped(values[name]) else tensor for name, tensor in tensors.items())
 
 
 def as_option(name: str, value: Any, query: Tensor) -> Any:
-    """Turn an option into a tensor on the query's device; a list takes the query's dtype."""
+    """Turn an option into a floating tensor on the query's device, None into None; a list takes the query's dtype."""
     if value is None:
         return None
     tensor = _as_tensor(name, value, query.device)
     _check_device(name, tensor, "query", query)
-    return tensor.to(query.dtype) if is_untyped(value) and tensor.dtype != torch.bool else tensor
+    return tensor.to(query.dtype) if is_untyped(value) else tensor
 
 
 def describe(tensor: Tensor | None) -> Any:
     """Show the agreement what it may see of a tensor."""
-    return None if tensor is None else Operand(_shape(tensor), _dtype_name(tensor.dtype))
+    return None if tensor is None else Operand(_shape(tensor), dtype_name(tensor.dtype))
 
 
 def new_checks(query: Tensor) -> Checks:
@@ -62,11 +58,12 @@ def new_checks(query: Tensor) -> Checks:
             return None
         if not isinstance(value, Tensor):
             return from_python(name, value, NATIVE)
+        _check_dense(name, value)
         _check_device(name, value, "query", query)
         if value.device.type != "cpu" or _is_transformed(value):
             return None
         value = value.detach()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        return np.asarray((value.float() if value.dtype == torch.bfloat16 else value).numpy())
 
     return Checks(read, _shape)
 
@@ -75,35 +72,44 @@ def mask_tensor(array: Any, device: torch.device) -> Tensor:
     """Turn an array that a mask holds into a tensor."""
     if isinstance(array, Tensor) or torch.compiler.is_compiling():  # Dynamo reads NumPy arrays as tensors of its own
         return torch.as_tensor(array, device=device)
-    return _as_tensor("mask", array, device)
+    return _from_numpy(from_python("mask", array, NATIVE), device)
 
 
 def _as_tensor(name: str, value: Any, device: torch.device | None) -> Tensor:
     if isinstance(value, Tensor):
+        _check_dense(name, value)
+        check_dtype(name, dtype_name(value.dtype))
         return value
-    array = from_python(name, value, NATIVE)
+    return _from_numpy(floating_from_python(name, value, NATIVE), device or torch.get_default_device())
+
+
+def _from_numpy(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     # torch shares memory with an array only if it is writeable and runs forward; anything else is copied first.
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy()
-    if dtype_name(array) == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device or torch.get_default_device())
-    return torch.from_numpy(array).to(device or torch.get_default_device())
+    if dtype_name(array.dtype) == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
+    return torch.from_numpy(array).to(device)
+
+
+def _check_dense(name: str, tensor: Tensor) -> None:
+    if tensor.is_nested or tensor.layout != torch.strided:
+        raise TypeError(
+            f"`{name}` must be a dense torch.Tensor; got a {'nested' if tensor.is_nested else 'sparse'} one"
+        )
 
 
 def _check_device(name: str, tensor: Tensor, other: str, reference: Tensor) -> None:
     if tensor.device != reference.device:
         raise ValueError(
-            f"`{name}` must be on the device of `{other}`; got {other} on {reference.device} and {name} on {tensor.device}"
+            f"`{name}` must be on the device of `{other}`; "
+            f"got {other} on {reference.device} and {name} on {tensor.device}"
         )
 
 
 def _is_transformed(value: Tensor) -> bool:
     # Inside torch.func.vmap or grad a tensor is a wrapper whose values cannot be read.
     return torch._C._functorch.is_functorch_wrapped_tensor(value)
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return DTYPES[dtype] if dtype in DTYPES else str(dtype).removeprefix("torch.")
 
 
 def _shape(value: Any) -> Shape:

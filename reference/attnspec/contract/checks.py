@@ -13,10 +13,11 @@ from .operands import Size
 class Pending(NamedTuple):
     """A condition on sizes that were unknown when the call was checked; the backend asserts it when it runs.
 
-    `relation` says what must hold: left == right, left is a multiple of right, or left is 1 or right.
+    `relation` says what must hold: left == right, left is a multiple of right, left is 1 or
+    right, left <= right.
     """
 
-    relation: Literal["equal", "multiple", "one_or"]
+    relation: Literal["equal", "multiple", "one_or", "at_most"]
     left: Size
     right: Size
     message: str
@@ -59,3 +60,11 @@ class Checks:
                 raise ValueError(message())
         elif left is not right and not (isinstance(left, int) and left == 1):
             self.pending.append(Pending("one_or", left, right, message()))
+
+    def at_most(self, left: Size, right: Size, message: Callable[[], str]) -> None:
+        """Require the first size not to exceed the second."""
+        if isinstance(left, int) and isinstance(right, int):
+            if left > right:
+                raise ValueError(message())
+        else:
+            self.pending.append(Pending("at_most", left, right, message()))

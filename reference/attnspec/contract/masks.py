@@ -9,28 +9,44 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypeVar, dataclass_transform
 
 import numpy as np
 
 from .checks import Checks
-from .operands import Size, describe, show_shape
+from .operands import Size, describe, dtype_name, from_python, show_shape
 from .shapes import Sizes, check_pairs
 
 Offset: TypeAlias = int | Literal["end"] | Any | None
 Integers: TypeAlias = int | Sequence[Any] | Any
 
 
+_MaskClass = TypeVar("_MaskClass")
+
+
+@dataclass_transform(eq_default=False, frozen_default=True)
+def _frozen(cls: type[_MaskClass]) -> type[_MaskClass]:
+    return dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+
+
 class Positions(Protocol):
     """A block of (query, key) pairs, in one framework's arrays."""
 
-    query: Any
-    """Indices of the block's queries, (q, 1)."""
-    key: Any
-    """Indices of the block's keys, (1, k)."""
-    query_length: Size
-    """The number of queries of the whole attention, not of the block."""
-    key_length: Size
+    @property
+    def query(self) -> Any:
+        """Indices of the block's queries, (q, 1)."""
+
+    @property
+    def key(self) -> Any:
+        """Indices of the block's keys, (1, k)."""
+
+    @property
+    def query_length(self) -> Size:
+        """The number of queries of the whole attention, not of the block."""
+
+    @property
+    def key_length(self) -> Size:
+        """The number of keys of the whole attention, not of the block."""
 
     def per_batch(self, values: Any) -> Any:
         """Take numbers of shape () or (*B,) and give them axes that broadcast against (*B, heads, q, k)."""
@@ -39,6 +55,7 @@ class Positions(Protocol):
         """Take an array over all pairs and give its part for this block, broadcastable to (*B, heads, q, k)."""
 
 
+@_frozen
 class Mask:
     """A predicate over query and key positions; combine with `&`, `|`, `~` and with boolean arrays.
 
@@ -76,18 +93,20 @@ class Mask:
 
     def flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Split into (children, static): arrays and inner masks, and everything that is part of the identity."""
-        values = [getattr(self, field.name) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
-        children = tuple(value for value in values if not _is_static(value))
-        static = tuple(value if _is_static(value) else _Child for value in values)
-        return children, static
+        values = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        # A rebuilt mask keeps its structure, whatever stands for its children: `vmap`'s `in_axes` puts ints there.
+        structure = getattr(self, "_structure", tuple(value if _is_static(value) else _Child for value in values))
+        children = tuple(value for value, kept in zip(values, structure, strict=True) if kept is _Child)
+        return children, structure
 
     @classmethod
     def rebuild(cls, static: Sequence[Any], children: Sequence[Any]) -> Self:
         """Undo `flatten` without validation: the children may be traced arrays or anything that stands for them."""
         mask = object.__new__(cls)
         remaining = iter(children)
-        for field, value in zip(dataclasses.fields(cls), static, strict=True):  # type: ignore[arg-type]
+        for field, value in zip(dataclasses.fields(cls), static, strict=True):
             object.__setattr__(mask, field.name, next(remaining) if value is _Child else value)
+        object.__setattr__(mask, "_structure", tuple(static))
         return mask
 
     # TensorFlow's flatten protocol; it is looked up by name, so nothing is imported.
@@ -113,8 +132,8 @@ class Mask:
         return hash((type(self), static, tuple(child for child in children if isinstance(child, Mask))))
 
 
-_FAR = 2**29
-"""No position is as far away: offsets and widths beyond it mean the same, and sums of them still fit into int32."""
+FAR = 2**29
+"""No position is as far away: shifts and lengths beyond it mean the same, and sums of two still fit into int32."""
 
 
 class _Child:
@@ -137,10 +156,6 @@ def _same(left: Any, right: Any) -> bool:
         return tuple(left.shape) == tuple(right.shape) and bool((left == right).all())
     except Exception:
         return False
-
-
-def _frozen(cls: type) -> Any:
-    return dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
 
 
 @_frozen
@@ -169,7 +184,7 @@ class Causal(Mask):
 
     def visible(self, at: Positions) -> Any:
         """See `Mask.visible`."""
-        return at.key <= at.query + _shift(self.offset, at)
+        return at.key <= at.query + _shift(self.offset, at, 0)
 
     def check(self, sizes: Sizes, checks: Checks) -> None:
         """Check the offset (S7)."""
@@ -198,12 +213,11 @@ class SlidingWindow(Mask):
 
     def visible(self, at: Positions) -> Any:
         """See `Mask.visible`."""
-        own = at.query + _shift(self.offset, at)
-        if self.left is None:
-            return at.key <= own + min(self.right, _FAR)
-        if self.right is None:
-            return at.key >= own - min(self.left, _FAR)
-        return (at.key >= own - min(self.left, _FAR)) & (at.key <= own + min(self.right, _FAR))
+        after = None if self.left is None else at.key >= at.query + _shift(self.offset, at, -self.left)
+        before = None if self.right is None else at.key <= at.query + _shift(self.offset, at, self.right)
+        if after is None:
+            return before
+        return after if before is None else after & before
 
     def check(self, sizes: Sizes, checks: Checks) -> None:
         """Check the offset (S7)."""
@@ -387,14 +401,11 @@ def as_mask(value: Any) -> Mask:
     if isinstance(value, Mask):
         return value
     if isinstance(value, list | tuple | bool | np.bool_):
-        try:
-            value = np.asarray(value)
-        except ValueError as error:
-            raise ValueError(f"`mask` must be nested lists of equal lengths; {error}") from None
+        value = from_python("mask", value, "an array")
     dtype = getattr(value, "dtype", None)
     if dtype is None or not hasattr(value, "shape"):
         raise TypeError(f"`mask` must be a mask object or a boolean array (True = may attend); got {describe(value)}")
-    name = _dtype_name(dtype)
+    name = dtype_name(dtype)
     if name != "bool":
         raise TypeError(
             f"`mask` must be a mask object or a boolean array (True = may attend); got an array of dtype {name}: "
@@ -403,19 +414,10 @@ def as_mask(value: Any) -> Mask:
     return BooleanArray(value)
 
 
-def _dtype_name(dtype: Any) -> str:
-    """Name a dtype of any framework as NumPy does."""
-    name = getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]
-    return str(name)
-
-
 def _integers(name: str, value: Any, minimum: int | None) -> Any:
     """Return an int (static) or an integer array (a leaf); refuse what is neither."""
     if isinstance(value, list | tuple):
-        try:
-            value = np.asarray(value) if len(value) else np.zeros(0, np.int64)
-        except ValueError as error:
-            raise ValueError(f"`{name}` must be an int or integers of shape (*batch,); {error}") from None
+        value = from_python(name, value, "an array") if len(value) else np.zeros(0, np.int64)
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"`{name}` must be an int or integers of shape (*batch,); got a boolean")
     if isinstance(value, int | np.integer):
@@ -426,14 +428,15 @@ def _integers(name: str, value: Any, minimum: int | None) -> Any:
     dtype = getattr(value, "dtype", None)
     if dtype is None or not hasattr(value, "shape"):
         raise TypeError(f"`{name}` must be an int or integers of shape (*batch,); got {describe(value)}")
-    if "int" not in _dtype_name(dtype):
-        raise TypeError(f"`{name}` must be an int or integers of shape (*batch,); got dtype {_dtype_name(dtype)}")
+    if not dtype_name(dtype).startswith(("int", "uint")):
+        raise TypeError(f"`{name}` must be an int or integers of shape (*batch,); got dtype {dtype_name(dtype)}")
     if isinstance(value, np.ndarray):
+        value = from_python(name, value, "an array")
         if minimum is not None and value.size and value.min() < minimum:
             raise ValueError(f"`{name}` must be at least {minimum}; got {_show(value)}")
-        # A copy of one fixed width: later writes to the caller's array must not change a mask, nor may uint8 wrap round.
-        value = value.astype(np.int64)
-        value.flags.writeable = False
+        # A copy of one width: later writes to the caller's array must not change a mask, nor may uint8 wrap round.
+        value = np.minimum(value, np.uint64(2**63 - 1)) if value.dtype == np.uint64 else value
+        value = np.asarray(value).astype(np.int64)
     return value
 
 
@@ -452,17 +455,26 @@ def _offset(name: str, value: Any) -> Any:
         raise ValueError(
             f"`offset` of `{name}` must be an int, integers of shape (*batch,), 'end' or None; got {value!r}"
         )
-    return _integers(f"offset` of `{name}", value, minimum=None)
+    offset = _integers(f"offset` of `{name}", value, minimum=None)
+    if isinstance(offset, np.ndarray):
+        limits = np.iinfo(np.int32)  # JAX without 64 bits would wrap round what is beyond, and no position is
+        offset = np.asarray(np.clip(offset, limits.min, limits.max))
+    return offset
 
 
-def _shift(offset: Any, at: Positions) -> Any:
-    if offset is None:
-        return 0
+def _shift(offset: Any, at: Positions, distance: int) -> Any:
+    """Compute offset + distance, no further away than FAR."""
+    if offset is None or isinstance(offset, int):
+        return _near((offset or 0) + distance)
     if isinstance(offset, str):
-        return at.key_length - at.query_length
-    if isinstance(offset, int):
-        return max(-_FAR, min(offset, _FAR))
-    return at.per_batch(np.clip(offset, -_FAR, _FAR) if isinstance(offset, np.ndarray) else offset)
+        return at.key_length - at.query_length + _near(distance)
+    if isinstance(offset, np.ndarray):
+        return at.per_batch(np.clip(offset + max(-(2**62), min(distance, 2**62)), -FAR, FAR))
+    return at.per_batch(offset) + _near(distance)
+
+
+def _near(distance: int) -> int:
+    return max(-FAR, min(distance, FAR))
 
 
 def _check_offset(name: str, offset: Any, sizes: Sizes, checks: Checks) -> None:
@@ -482,18 +494,19 @@ def _check_offset(name: str, offset: Any, sizes: Sizes, checks: Checks) -> None:
 
 
 def _check_lengths(name: str, what: str, lengths: Any, limit: Size, sizes: Sizes, checks: Checks) -> None:
+    def message() -> str:
+        return f"`{name}` must lie between 0 and the number of {what}, {_number(limit)}; got {_show(lengths)}"
+
     if isinstance(lengths, int):
-        if isinstance(limit, int) and lengths > limit:
-            raise ValueError(f"`{name}` must lie between 0 and the number of {what}, {limit}; got {lengths}")
+        checks.at_most(min(lengths, FAR), limit, message)
         return
     values = checks.read(name, lengths)
     _check_per_batch(name, lengths, sizes, checks)
     if values is not None and values.size:
-        upper = limit if isinstance(limit, int) else None
-        if values.min() < 0 or (upper is not None and values.max() > upper):
-            raise ValueError(
-                f"`{name}` must lie between 0 and the number of {what}, {_number(limit)}; got {_show(values)}"
-            )
+        lengths = values
+        if values.min() < 0:
+            raise ValueError(f"`{name}` must be at least 0; got {_show(values)}")
+        checks.at_most(min(int(values.max()), FAR), limit, message)
 
 
 def _check_per_batch(name: str, values: Any, sizes: Sizes, checks: Checks) -> None:
@@ -524,7 +537,7 @@ def _arguments(**values: Any) -> str:
 
 def _show(value: Any) -> str:
     if isinstance(value, np.ndarray):
-        return np.array2string(value, separator=", ", threshold=8).replace("\n", "")
+        return np.array2string(value, separator=", ", threshold=8, formatter={"all": str}).replace("\n", "")
     return (
         repr(value)
         if isinstance(value, int | str)

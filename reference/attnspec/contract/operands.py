@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ Shape: TypeAlias = tuple[Size, ...]
 FLOATING = ("float64", "float32", "bfloat16", "float16")
 """The dtypes of attention, by name (clause S16)."""
 
-_TAKEN = (np.ndarray, np.generic, list, tuple, int, float)
+_NUMBERS = (np.ndarray, np.generic, int, float)
 
 
 class Operand(NamedTuple):
@@ -35,58 +36,69 @@ def show_shape(shape: Shape) -> str:
     return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
 
 
-def from_python(name: str, value: Any, native: str | None) -> np.ndarray[Any, Any]:
+def from_python(name: str, value: Any, native: str) -> np.ndarray[Any, Any]:
     """Turn a NumPy array or nested lists of Python numbers into a plain NumPy array, and refuse everything else.
 
-    `native` names, for the message, the tensor type that the caller has already looked for; None where there is none.
-    Lists give float64, integers or booleans as NumPy reads them: the caller decides which dtype they take.
+    `native` names, for the message, the arrays that the caller takes. Lists give float64, integers or booleans as NumPy
+    reads them: the caller decides which dtype they take.
     """
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"`{name}` is a NumPy masked array, whose mask would be lost; pass its data and use `mask=`")
-    if not isinstance(value, _TAKEN):
-        raise TypeError(_refusal(name, native, describe(value)))
-    _refuse_foreign_elements(name, value, native)
+    for leaf in _leaves(value):
+        _check_leaf(name, leaf, native, is_element=leaf is not value)
     try:
         array = np.asarray(value)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"`{name}` must be nested lists of equal lengths that hold numbers; {error}") from None
-    if array.dtype.hasobject or (array.dtype.kind in "SUMmV" and dtype_name(array) not in FLOATING):
+    except ValueError:  # what NumPy says of it changes from version to version
+        raise ValueError(f"`{name}` must be nested lists of equal lengths") from None
+    if array.dtype.hasobject or (array.dtype.kind in "SUMmV" and dtype_name(array.dtype) not in FLOATING):
         raise TypeError(f"`{name}` must hold numbers; got a NumPy array of dtype {array.dtype}")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
+def floating_from_python(name: str, value: Any, native: str) -> np.ndarray[Any, Any]:
+    """Do as `from_python`, and refuse what is not floating; lists may hold integers."""
+    array = from_python(name, value, native)
+    if not (is_untyped(value) and array.dtype.kind in "iu"):
+        check_dtype(name, dtype_name(array.dtype))
+    return array
+
+
 def is_untyped(value: Any) -> bool:
-    """Tell whether a value brings no dtype of its own: None, Python numbers and nested lists of them."""
-    return value is None or isinstance(value, (list, tuple, int, float))
+    """Tell whether a value brings no dtype of its own: Python numbers and nested lists of them."""
+    return all(isinstance(leaf, int | float) and not isinstance(leaf, np.generic) for leaf in _leaves(value))
 
 
-def dtype_name(array: np.ndarray[Any, Any]) -> str:
-    """Name a NumPy dtype as every framework does, bfloat16 (of ml_dtypes) included."""
-    return array.dtype.name
+def dtype_name(dtype: Any) -> str:
+    """Name a dtype of any framework as NumPy does, bfloat16 (of ml_dtypes) included."""
+    name = getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]
+    return str(name)
 
 
 def describe(value: Any) -> str:
-    """Say what a value is, in words that name its framework: `a jax array`, `a torch tensor`, `a str`."""
-    module = type(value).__module__.partition(".")[0]
-    framework = {"jaxlib": "jax", "jax": "jax", "torch": "torch", "tensorflow": "tensorflow", "keras": "keras"}.get(
-        module
-    )
-    if framework is None:
-        return f"an object of type {type(value).__name__}"
-    return f"a {framework} {'array' if framework == 'jax' else 'tensor'} ({type(value).__name__})"
+    """Say what a value is, in words that name its framework: `a jax array (ArrayImpl)`, `an object of type str`."""
+    if value is None:
+        return "None"
+    module, name = type(value).__module__.partition(".")[0], type(value).__name__
+    framework = "jax" if module == "jaxlib" else module
+    if framework in ("jax", "torch", "tensorflow", "keras") and hasattr(value, "shape"):
+        return f"a {framework} {'array' if framework == 'jax' else 'tensor'} ({name})"
+    return f"an object of type {name if module == 'builtins' else f'{module}.{name}'}"
+
+
+def check_dtype(name: str, dtype: str) -> None:
+    """Raise TypeError unless the dtype is one of attention's (S16)."""
+    if dtype not in FLOATING:
+        hint = "; a boolean array is a mask and goes to `mask=`" if (name, dtype) == ("bias", "bool") else ""
+        raise TypeError(f"`{name}` must have a floating dtype ({', '.join(FLOATING)}); got {dtype}{hint}")
 
 
 def check_floating(**operands: Operand) -> str:
     """Return the one floating dtype that all operands share, or raise TypeError (S16)."""
-    first = next(iter(operands.values())).dtype
-    if first in FLOATING and all(operand.dtype == first for operand in operands.values()):
-        return first
     for name, operand in operands.items():
-        if operand.dtype not in FLOATING:
-            raise TypeError(f"`{name}` must have a floating dtype ({', '.join(FLOATING)}); got {operand.dtype}")
-    names = list(operands)
-    listed = ", ".join(f"{name} {operand.dtype}" for name, operand in operands.items())
-    raise TypeError(f"{_enumerate(names)} must share one dtype; got {listed}")
+        check_dtype(name, operand.dtype)
+    dtypes = [operand.dtype for operand in operands.values()]
+    if len(set(dtypes)) > 1:
+        listed = ", ".join(f"{name} {operand.dtype}" for name, operand in operands.items())
+        raise TypeError(f"{_enumerate(list(operands))} must share one dtype; got {listed}")
+    return dtypes[0]
 
 
 def _enumerate(names: list[str]) -> str:
@@ -94,14 +106,21 @@ def _enumerate(names: list[str]) -> str:
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
-def _refuse_foreign_elements(name: str, value: Any, native: str | None) -> None:
-    # NumPy would read a list of another framework's tensors through their array protocol, without a word.
-    while isinstance(value, list | tuple) and value:
-        value = value[0]
-    if not isinstance(value, _TAKEN):
-        raise TypeError(_refusal(name, native, f"a list that holds {describe(value)}"))
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
 
 
-def _refusal(name: str, native: str | None, got: str) -> str:
-    accepted = "a NumPy array" if native is None else f"{native}, a NumPy array"
-    return f"`{name}` must be {accepted} or nested lists of numbers; got {got}"
+def _check_leaf(name: str, leaf: Any, native: str, *, is_element: bool) -> None:
+    # NumPy would read another framework's tensors, also inside a list, through their array protocol, without a word.
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise TypeError(f"`{name}` is a NumPy masked array, whose mask would be lost; pass its data and use `mask=`")
+    if isinstance(leaf, _NUMBERS):
+        return
+    if hasattr(leaf, "shape") and not is_element:
+        raise TypeError(f"`{name}` must be {native} or Python numbers; got {describe(leaf)}")
+    got = f"a list that holds {describe(leaf)}" if is_element else describe(leaf)
+    raise TypeError(f"`{name}` must be an array or nested lists of numbers; got {got}")

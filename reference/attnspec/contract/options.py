@@ -9,7 +9,7 @@ import numpy as np
 
 from .checks import Checks
 from .masks import Mask, as_mask
-from .operands import FLOATING, Operand, accumulation_dtype, describe, show_shape
+from .operands import FLOATING, Operand, accumulation_dtype, check_dtype, describe, dtype_name, show_shape
 from .shapes import Sizes, check_pairs
 
 
@@ -46,18 +46,18 @@ def _check_number(name: str, value: Any, checks: Checks, *, positive: bool = Fal
         number = _as_float(value)
     elif hasattr(value, "shape") and hasattr(value, "dtype"):
         read = checks.read(name, value)
-        shape = checks.shape(value)
+        shape, dtype = checks.shape(value), dtype_name(value.dtype)
         if len(shape) != 0:
             raise ValueError(f"`{name}` must be a number or a tensor without axes; got shape {show_shape(shape)}")
+        if dtype not in FLOATING and not dtype.startswith(("int", "uint")):
+            raise TypeError(f"`{name}` must be a number or a tensor without axes; got dtype {dtype}")
         if read is None:
             return value
-        if read.dtype.name not in FLOATING and read.dtype.kind not in "iu":
-            raise TypeError(f"`{name}` must be a number or a tensor without axes; got dtype {read.dtype}")
         number = float(read)
     else:
         raise TypeError(f"`{name}` must be a number or a tensor without axes; got {describe(value)}")
     if not math.isfinite(number) or (positive and number <= 0):
-        raise ValueError(f"`{name}` must be {'positive and ' if positive else ''}finite; got {value}")
+        raise ValueError(f"`{name}` must be {'positive and ' if positive else ''}finite; got {number}")
     # A native tensor stays one, so that gradients reach it; a NumPy scalar is just a number.
     return value if not isinstance(value, int | float | np.generic | np.ndarray) else number
 
@@ -70,9 +70,7 @@ def _as_float(value: float) -> float:
 
 
 def _check_bias(bias: Operand, sizes: Sizes, dtype: str, checks: Checks) -> None:
-    if bias.dtype not in FLOATING:
-        hint = "; a boolean array is a mask and goes to `mask=`" if bias.dtype == "bool" else ""
-        raise TypeError(f"`bias` must have a floating dtype; got {bias.dtype}{hint}")
+    check_dtype("bias", bias.dtype)
     allowed = {dtype, accumulation_dtype(dtype)}
     if bias.dtype not in allowed:
         raise TypeError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from .operands import describe
+
 
 class MultiHeadParameters(NamedTuple):
     """Weights and biases of multi-head attention, applied as `x @ weight + bias`.
@@ -44,11 +46,15 @@ class AttentionStages(NamedTuple):
     output: Any
 
 
-def check_parameters(parameters: Any) -> MultiHeadParameters:
-    """Refuse what is not `MultiHeadParameters`: weights in another order would be taken without a word."""
+def check_parameters(parameters: Any) -> dict[str, Any]:
+    """Give the arrays by name, without the biases that are None.
+
+    Refuse what is not `MultiHeadParameters`: weights in another order would be taken without a word.
+    """
     if not isinstance(parameters, MultiHeadParameters):
-        raise TypeError(f"`parameters` must be MultiHeadParameters(query_weight, …); got a {type(parameters).__name__}")
+        raise TypeError(f"`parameters` must be MultiHeadParameters(query_weight, …); got {describe(parameters)}")
+    given = {name: array for name, array in parameters._asdict().items() if array is not None}
     for name in ("query_weight", "key_weight", "value_weight", "output_weight"):
-        if getattr(parameters, name) is None:
+        if name not in given:
             raise TypeError(f"`{name}` of `parameters` must be given; got None")
-    return parameters
+    return given

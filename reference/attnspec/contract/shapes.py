@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .checks import Checks
 from .operands import Operand, Shape, Size, show_shape
 from .parameters import MultiHeadParameters
@@ -58,8 +60,8 @@ def dot_product_sizes(query: Operand, key: Operand, value: Operand, checks: Chec
     checks.equal(value.shape[-2], key.shape[-2], lambda: _differ("value", value, "key", key, "length (axis -2)"))
     checks.equal(key.shape[-1], query.shape[-1], lambda: _differ("key", key, "query", query, "size (axis -1)"))
     if rank >= 4:
-        _check_groups(heads, kv_heads, checks, "`query` and `key` have", query, key)
-    _check_head_dim(query.shape[-1], f"`query` has shape {show_shape(query.shape)}")
+        _check_groups(heads, kv_heads, checks, query, key)
+    _check_head_dim(query.shape[-1], f"`query` has shape {show_shape(query.shape)}", checks)
     return Sizes(batch, heads, kv_heads, query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1], rank)
 
 
@@ -68,7 +70,9 @@ def self_attention_sizes(
 ) -> Sizes:
     """Check (*B,T,D), (D,Dk) (D,Dk) (D,Dv)."""
     if len(inputs.shape) < 2:
-        raise ValueError(f"`inputs` must have at least 2 axes, (*batch, length, size); got {show_shape(inputs.shape)}")
+        raise ValueError(
+            f"`inputs` must have at least 2 axes, (*batch, length, size); got shape {show_shape(inputs.shape)}"
+        )
     weights = {"query_weight": query_weight, "key_weight": key_weight, "value_weight": value_weight}
     for name, weight in weights.items():
         _check_weight(name, weight, "inputs", inputs, checks)
@@ -77,7 +81,7 @@ def self_attention_sizes(
         query_weight.shape[1],
         lambda: _differ("key_weight", key_weight, "query_weight", query_weight, "columns (axis -1)"),
     )
-    _check_head_dim(query_weight.shape[1], f"`query_weight` has shape {show_shape(query_weight.shape)}")
+    _check_head_dim(query_weight.shape[1], f"`query_weight` has shape {show_shape(query_weight.shape)}", checks)
     *batch, length, _ = inputs.shape
     head_dim, value_dim = query_weight.shape[1], value_weight.shape[1]
     return Sizes(tuple(batch), 1, 1, length, length, head_dim, value_dim, len(inputs.shape) + 1)
@@ -97,7 +101,7 @@ def key_value_sizes(query: Operand, keys: Operand, values: Operand, checks: Chec
         _equal_batch(checks, name, operand, "query", query, rank - 1)
     checks.equal(values.shape[-2], keys.shape[-2], lambda: _differ("values", values, "keys", keys, "length (axis -2)"))
     checks.equal(keys.shape[-1], query.shape[-1], lambda: _differ("keys", keys, "query", query, "size (axis -1)"))
-    _check_head_dim(query.shape[-1], f"`query` has shape {show_shape(query.shape)}")
+    _check_head_dim(query.shape[-1], f"`query` has shape {show_shape(query.shape)}", checks)
     return Sizes(query.shape[:-1], 1, 1, 1, keys.shape[-2], query.shape[-1], values.shape[-1], rank + 2)
 
 
@@ -114,7 +118,9 @@ def multi_head_sizes(
     heads, kv_heads = check_heads(num_heads, num_kv_heads)
     rank = len(query.shape)
     if rank < 2:
-        raise ValueError(f"`query` must have at least 2 axes, (*batch, length, size); got {show_shape(query.shape)}")
+        raise ValueError(
+            f"`query` must have at least 2 axes, (*batch, length, size); got shape {show_shape(query.shape)}"
+        )
     for name, operand in (("key", key), ("value", value)):
         if len(operand.shape) != rank:
             raise ValueError(
@@ -137,7 +143,7 @@ def multi_head_sizes(
             f"got shape {show_shape(parameters.key_weight.shape)}, which gives {key_dim}"
         ),
     )
-    _check_head_dim(head_dim, f"`query_weight` has shape {show_shape(parameters.query_weight.shape)}")
+    _check_head_dim(head_dim, f"`query_weight` has shape {show_shape(parameters.query_weight.shape)}", checks)
     _check_output_weight(parameters.output_weight, heads, value_dim, checks)
     _check_biases(parameters, checks)
     return Sizes(query.shape[:-2], heads, kv_heads, query.shape[-2], key.shape[-2], head_dim, value_dim, rank + 1)
@@ -147,13 +153,13 @@ def check_heads(num_heads: Any, num_kv_heads: Any) -> tuple[int, int]:
     """Check the numbers of heads and fill in the second: as many key/value heads as query heads by default."""
     kv_heads = num_heads if num_kv_heads is None else num_kv_heads
     for name, count in (("num_heads", num_heads), ("num_kv_heads", kv_heads)):
-        if isinstance(count, bool) or not isinstance(count, int):
+        if isinstance(count, bool) or not isinstance(count, int | np.integer):
             raise TypeError(f"`{name}` must be an int; got {count!r}")
         if count < 1:
             raise ValueError(f"`{name}` must be at least 1; got {count}")
     if num_heads % kv_heads:
         raise ValueError(f"`num_heads` must be a multiple of `num_kv_heads`; got {num_heads} and {kv_heads}")
-    return num_heads, kv_heads
+    return int(num_heads), int(kv_heads)
 
 
 def check_pairs(name: str, shape: Shape, sizes: Sizes, checks: Checks) -> None:
@@ -170,7 +176,8 @@ def check_pairs(name: str, shape: Shape, sizes: Sizes, checks: Checks) -> None:
 
 
 def _wrong_rank(name: str, shape: Shape, full: Shape) -> str:
-    message = f"`{name}` must have 2 axes or {len(full)}, up to {show_shape(full)}; got shape {show_shape(shape)}"
+    axes = "2 axes" if len(full) == 2 else f"2 axes or {len(full)}"
+    message = f"`{name}` must have {axes}, up to {show_shape(full)}; got shape {show_shape(shape)}"
     if len(shape) == 3 and len(full) == 4:
         first, queries, keys = show_shape(shape)[1:-1].split(", ")
         message += (
@@ -192,20 +199,19 @@ def _differ(name: str, operand: Operand, other: str, reference: Operand, what: s
     )
 
 
-def _check_groups(heads: Size, kv_heads: Size, checks: Checks, what: str, query: Operand, key: Operand) -> None:
+def _check_groups(heads: Size, kv_heads: Size, checks: Checks, query: Operand, key: Operand) -> None:
     checks.multiple(
         heads,
         kv_heads,
         lambda: (
             f"the number of query heads must be a multiple of the number of key/value heads (axis -3); "
-            f"{what} shapes {show_shape(query.shape)} and {show_shape(key.shape)}"
+            f"got shapes query {show_shape(query.shape)} and key {show_shape(key.shape)}"
         ),
     )
 
 
-def _check_head_dim(head_dim: Size, what: str) -> None:
-    if isinstance(head_dim, int) and head_dim < 1:
-        raise ValueError(f"queries and keys must have a size of at least 1; {what}")
+def _check_head_dim(head_dim: Size, what: str, checks: Checks) -> None:
+    checks.at_most(1, head_dim, lambda: f"queries and keys must have a size of at least 1; {what}")
 
 
 def _check_weight(name: str, weight: Operand, source: str, operand: Operand, checks: Checks) -> None:

@@ -14,7 +14,7 @@ from attnspec.contract.parameters import AttentionStages
 from attnspec.contract.shapes import Sizes, dot_product_sizes
 
 from .masks import block_of, visible_pairs
-from .tensors import Array, as_tensors, describe, new_checks
+from .tensors import Array, as_option, as_tensors, describe, new_checks
 
 BLOCK_ELEMENTS = 2**20
 """How many (query, key) pairs, over batch and heads, are held at once: 8 MiB in float64 for each stage."""
@@ -34,7 +34,7 @@ class Attention(NamedTuple):
 def dot_product_attention(
     query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
 ) -> Array:
-    """Compute softmax(cap(scale · Q Kᵀ) + bias, over the keys the mask allows) · V, in float64.
+    """Compute softmax(cap(scale · Q Kᵀ) + bias, over the keys the mask allows) · V.
 
     With s_ij = scale · Σ_d q_id k_jd, x_ij = softcap · tanh(s_ij / softcap) + bias_ij (s_ij + bias_ij without a
     softcap) and M_i the keys that query i may attend to:
@@ -61,7 +61,8 @@ def dot_product_attention(
     What a query may not attend to does not influence its row, not even as NaN or Inf. A NaN or Inf that it does attend
     to reaches it: in a key the whole row becomes NaN, in a value the output's component.
 
-    Source: Vaswani et al. 2017, equation 1; grouped queries: Ainslie et al. 2023, §2.2; softcap: Bello et al. 2016, A.1.
+    Source: Vaswani et al. 2017, equation 1; grouped queries: Ainslie et al. 2023, §2.2; softcap: Bello et al. 2016,
+        A.1.
     """
     attention, shape = prepare(query, key, value, mask, bias, scale, softcap)
     return attend(attention).reshape(shape)
@@ -89,8 +90,9 @@ def attention_stages(
 def prepare(
     query: Any, key: Any, value: Any, mask: Any, bias: Any, scale: Any, softcap: Any
 ) -> tuple[Attention, tuple[int, ...]]:
-    """Check the arguments of a dot-product attention; return it in canonical layout, with its output's shape."""
-    query, key, value, bias = as_tensors(query=query, key=key, value=value, bias=bias)
+    """Check the arguments of a dot-product attention; return it in canonical layout, and its output's shape."""
+    query, key, value = as_tensors(query=query, key=key, value=value)
+    bias = as_option("bias", bias, query)
     dtype = check_floating(query=describe(query), key=describe(key), value=describe(value))
     checks = new_checks()
     sizes = dot_product_sizes(describe(query), describe(key), describe(value), checks)
@@ -116,24 +118,32 @@ def attend(attention: Attention) -> Array:
 
 
 def compute_stages(attention: Attention, rows: slice) -> AttentionStages:
-    """Compute scores, logits, weights, logsumexp and output of the queries `rows`: the formula itself."""
-    sizes, (mask, scale, softcap) = attention.sizes, attention.options
-    query, key, value = attention.query[..., rows, :], attention.key, attention.value
-    block = block_of(sizes, rows)
-    bias = None if attention.bias is None else block.per_pair(attention.bias)
+    """Compute scores, logits, weights, logsumexp and output of the queries `rows`."""
+    query, key, value, bias, sizes, (mask, scale, softcap) = attention
+    query, block = query[..., rows, :], block_of(sizes, rows)
+    bias = None if bias is None else block.per_pair(bias)
+    visible = np.broadcast_to(visible_pairs(mask, bias, block), (*query.shape[:-1], key.shape[-2]))
+    return stages_of(query, key, value, visible, bias, scale, softcap)
 
+
+def stages_of(
+    query: Array, key: Array, value: Array, visible: Array, bias: Array | None, scale: Any, softcap: Any
+) -> AttentionStages:
+    """Compute the formula itself: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V, stage by stage.
+
+    `visible` has the full shape (*B, Hq, Tq, Tk); `bias` broadcasts to it.
+    """
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
     clean_query, clean_key, clean_value = _finite(query), _finite(key), _finite(value)
-    is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], sizes)
+    is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], query)
 
     # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
-    scores = scale * _ungroup(_group(clean_query, sizes) @ clean_key.mT, sizes)
+    scores = scale * _ungroup(_group(clean_query, key) @ clean_key.mT, query)
     scores = np.where(is_clean, scores, np.nan)
 
     # S3: softcap, then bias, then mask.
     logits = scores if softcap is None else softcap * np.tanh(scores / softcap)
     logits = logits if bias is None else logits + bias
-    visible = np.broadcast_to(visible_pairs(mask, bias, block), logits.shape)
     logits = np.where(visible, logits, -np.inf)
 
     # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
@@ -146,9 +156,9 @@ def compute_stages(attention: Attention, rows: slice) -> AttentionStages:
     weights = np.where(visible, exponentials / total, 0.0)
     logsumexp = np.where(has_weight, peak + np.log(total), -np.inf)[..., 0]
 
-    output = _ungroup(_group(weights, sizes) @ clean_value, sizes)
+    output = _ungroup(_group(weights, key) @ clean_value, query)
     if not np.isfinite(value).all():
-        poison = _seen_poison(visible, _by_query_head(value - clean_value, sizes))
+        poison = _seen_poison(visible, _by_query_head(value - clean_value, query))
         output = np.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
     return AttentionStages(scores, logits, weights, logsumexp, output)
 
@@ -158,11 +168,11 @@ def _finite(array: Array) -> Array:
 
 
 def _is_finite_row(array: Array) -> Array:
-    return np.isfinite(array).all(axis=-1)
+    return np.asarray(np.isfinite(array).all(axis=-1))
 
 
 def _seen_poison(visible: Array, poison: Array) -> Array:
-    """Add up, for each query, the non-finite value entries that it may attend to: NaN, ±Inf, or 0 where it sees none."""
+    """Add up, for each query, the non-finite values that it may attend to: NaN, ±Inf, or 0 where it sees none."""
     seen = np.zeros((*visible.shape[:-1], poison.shape[-1]))
     for j in np.flatnonzero((poison != 0).any(axis=tuple({*range(poison.ndim)} - {poison.ndim - 2}))):
         with np.errstate(invalid="ignore"):  # Inf − Inf is NaN, and meant
@@ -170,21 +180,21 @@ def _seen_poison(visible: Array, poison: Array) -> Array:
     return seen
 
 
-def _group(array: Array, sizes: Sizes) -> Array:
+def _group(array: Array, key: Array) -> Array:
     """(*B, Hq, q, a) → (*B, Hkv, Hq/Hkv · q, a)."""
     *batch, heads, rows, columns = array.shape
-    return array.reshape(*batch, sizes.num_kv_heads, heads * rows // max(sizes.num_kv_heads, 1), columns)
+    kv_heads = key.shape[-3]
+    return array.reshape(*batch, kv_heads, heads // max(kv_heads, 1) * rows, columns)
 
 
-def _ungroup(array: Array, sizes: Sizes) -> Array:
+def _ungroup(array: Array, query: Array) -> Array:
     """(*B, Hkv, Hq/Hkv · q, a) → (*B, Hq, q, a)."""
-    *batch, kv_heads, rows, columns = array.shape
-    return array.reshape(*batch, sizes.num_heads, kv_heads * rows // max(sizes.num_heads, 1), columns)
+    return array.reshape(*query.shape[:-1], array.shape[-1])
 
 
-def _by_query_head(array: Array, sizes: Sizes) -> Array:
+def _by_query_head(array: Array, query: Array) -> Array:
     """(*B, Hkv, a, b) → (*B, Hq, a, b): each query head gets its key/value head (S12)."""
-    return np.repeat(array, sizes.num_heads // max(sizes.num_kv_heads, 1), axis=-3)
+    return np.repeat(array, query.shape[-3] // max(array.shape[-3], 1), axis=-3)
 
 
 def _query_blocks(sizes: Sizes) -> Iterator[slice]:

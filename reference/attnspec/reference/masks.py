@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attnspec.contract.masks import Mask
+from attnspec.contract.masks import FAR, Mask
 from attnspec.contract.shapes import Sizes
 
-from .tensors import Array
+from .tensors import Array, mask_tensor
 
 
 class Block(NamedTuple):
@@ -24,15 +24,14 @@ class Block(NamedTuple):
 
     def per_batch(self, values: Any) -> Array:
         """(*B,) → (*B, 1, 1, 1)."""
-        values = np.asarray(values)
-        return values.reshape(values.shape + (1, 1, 1))
+        near: Array = np.clip(mask_tensor(values).astype(np.int64), -FAR, FAR)
+        return near.reshape(near.shape + (1, 1, 1))
 
     def per_pair(self, array: Any) -> Array:
         """Take the rows of this block, and insert the head axis that the caller's array may lack."""
-        array = np.asarray(array)
-        if array.ndim > 2 and not self.has_heads:
-            array = array[..., None, :, :]
-        return array if array.shape[-2] == 1 else array[..., self.rows, :]
+        pairs = mask_tensor(array)
+        pairs = pairs[..., None, :, :] if pairs.ndim > 2 and not self.has_heads else pairs
+        return pairs if pairs.shape[-2] == 1 else pairs[..., self.rows, :]
 
 
 def block_of(sizes: Sizes, rows: slice) -> Block:

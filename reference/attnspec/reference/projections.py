@@ -10,7 +10,7 @@ from attnspec.contract.parameters import MultiHeadParameters, check_parameters
 from attnspec.contract.shapes import key_value_sizes, multi_head_sizes, self_attention_sizes
 
 from .attention import Attention, attend, widen
-from .tensors import Array, as_tensors, describe, new_checks
+from .tensors import Array, as_option, as_tensors, describe, new_checks
 
 
 def self_attention(
@@ -42,22 +42,10 @@ def self_attention(
 
     Source: Vaswani et al. 2017, §3.2; Lin et al. 2017 for the name.
     """
-    inputs, query_weight, key_weight, value_weight, bias = as_tensors(
-        inputs=inputs, query_weight=query_weight, key_weight=key_weight, value_weight=value_weight, bias=bias
+    attention = prepare_self_attention(
+        inputs, query_weight, key_weight, value_weight, mask=mask, bias=bias, scale=scale, softcap=softcap
     )
-    operands = {
-        "inputs": describe(inputs),
-        "query_weight": describe(query_weight),
-        "key_weight": describe(key_weight),
-        "value_weight": describe(value_weight),
-    }
-    dtype = check_floating(**operands)
-    checks = new_checks()
-    sizes = self_attention_sizes(*operands.values(), checks)
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
-    inputs = widen(inputs)[..., None, :, :]
-    query, key, value = inputs @ widen(query_weight), inputs @ widen(key_weight), inputs @ widen(value_weight)
-    return attend(Attention(query, key, value, bias, sizes, options))[..., 0, :, :]
+    return attend(attention)[..., 0, :, :]
 
 
 def key_value_attention(
@@ -87,14 +75,8 @@ def key_value_attention(
 
     Source: Miller et al. 2016, §3.1 (key-value memories), with the scale of Vaswani et al. 2017.
     """
-    query, keys, values, bias = as_tensors(query=query, keys=keys, values=values, bias=bias)
-    operands = {"query": describe(query), "keys": describe(keys), "values": describe(values)}
-    dtype = check_floating(**operands)
-    checks = new_checks()
-    sizes = key_value_sizes(*operands.values(), checks)
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
-    query, keys, values = widen(query)[..., None, None, :], widen(keys)[..., None, :, :], widen(values)[..., None, :, :]
-    return attend(Attention(query, keys, values, bias, sizes, options))[..., 0, 0, :]
+    attention = prepare_key_value_attention(query, keys, values, mask=mask, bias=bias, scale=scale, softcap=softcap)
+    return attend(attention)[..., 0, 0, :]
 
 
 def multi_head_attention(
@@ -110,7 +92,7 @@ def multi_head_attention(
     scale: Any = None,
     softcap: Any = None,
 ) -> Array:
-    """Attend with several heads: concat_h(attention(x_q W_q^h + b_q^h, x_k W_k^h + b_k^h, x_v W_v^h + b_v^h)) W_o + b_o.
+    """Attend with heads h: concat_h(attention(x_q W_q^h + b_q^h, x_k W_k^h + b_k^h, x_v W_v^h + b_v^h)) W_o + b_o.
 
     Args:
         query: x_q, (*B, Tq, E).
@@ -130,42 +112,112 @@ def multi_head_attention(
 
     Source: Vaswani et al. 2017, §3.2.2; grouped heads: Ainslie et al. 2023.
     """
-    query, key, value, bias, *weights = as_tensors(
-        query=query, key=key, value=value, bias=bias, **check_parameters(parameters)._asdict()
+    attention, parameters = prepare_multi_head_attention(
+        query,
+        key,
+        value,
+        parameters,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        softcap=softcap,
     )
-    parameters = MultiHeadParameters(*weights)
-    given = {name: tensor for name, tensor in parameters._asdict().items() if tensor is not None}
-    dtype = check_floating(
-        query=describe(query),
-        key=describe(key),
-        value=describe(value),
-        **{name: describe(tensor) for name, tensor in given.items()},
+    return project(merge_heads(attend(attention)), parameters.output_weight, parameters.output_bias)
+
+
+def prepare_self_attention(
+    inputs: Any,
+    query_weight: Any,
+    key_weight: Any,
+    value_weight: Any,
+    *,
+    mask: Any,
+    bias: Any,
+    scale: Any,
+    softcap: Any,
+) -> Attention:
+    """Check the arguments of a self-attention and project them: an attention with one head."""
+    inputs, query_weight, key_weight, value_weight = as_tensors(
+        inputs=inputs, query_weight=query_weight, key_weight=key_weight, value_weight=value_weight
     )
+    bias = as_option("bias", bias, inputs)
+    operands = {
+        "inputs": describe(inputs),
+        "query_weight": describe(query_weight),
+        "key_weight": describe(key_weight),
+        "value_weight": describe(value_weight),
+    }
+    dtype = check_floating(**operands)
     checks = new_checks()
+    sizes = self_attention_sizes(**operands, checks=checks)
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    inputs = widen(inputs)[..., None, :, :]
+    query, key, value = inputs @ widen(query_weight), inputs @ widen(key_weight), inputs @ widen(value_weight)
+    return Attention(query, key, value, bias, sizes, options)
+
+
+def prepare_key_value_attention(
+    query: Any, keys: Any, values: Any, *, mask: Any, bias: Any, scale: Any, softcap: Any
+) -> Attention:
+    """Check the arguments of a key-value attention: an attention with one head and one query."""
+    query, keys, values = as_tensors(query=query, keys=keys, values=values)
+    bias = as_option("bias", bias, query)
+    operands = {"query": describe(query), "keys": describe(keys), "values": describe(values)}
+    dtype = check_floating(**operands)
+    checks = new_checks()
+    sizes = key_value_sizes(**operands, checks=checks)
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    query, keys, values = widen(query)[..., None, None, :], widen(keys)[..., None, :, :], widen(values)[..., None, :, :]
+    return Attention(query, keys, values, bias, sizes, options)
+
+
+def prepare_multi_head_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    parameters: MultiHeadParameters,
+    *,
+    num_heads: int,
+    num_kv_heads: int | None,
+    mask: Any,
+    bias: Any,
+    scale: Any,
+    softcap: Any,
+) -> tuple[Attention, MultiHeadParameters]:
+    """Check the arguments of a multi-head attention, project them and split the heads; return the parameters too."""
+    given = check_parameters(parameters)
+    query, key, value, *weights = as_tensors(query=query, key=key, value=value, **given)
+    bias = as_option("bias", bias, query)
+    parameters = MultiHeadParameters(**dict(zip(given, weights, strict=True)))
     described = MultiHeadParameters(*map(describe, parameters))
+    operands = {"query": describe(query), "key": describe(key), "value": describe(value)}
+    dtype = check_floating(**operands, **{name: getattr(described, name) for name in given})
+    checks = new_checks()
     sizes = multi_head_sizes(
-        describe(query), describe(key), describe(value), described, num_heads, num_kv_heads, checks
+        **operands, parameters=described, num_heads=num_heads, num_kv_heads=num_kv_heads, checks=checks
     )
     options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
-    query = _split_heads(_project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
-    key = _split_heads(_project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
-    value = _split_heads(_project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
-    output = attend(Attention(query, key, value, bias, sizes, options))
-    return _project(_merge_heads(output), parameters.output_weight, parameters.output_bias)
+    query = split_heads(project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
+    key = split_heads(project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
+    value = split_heads(project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
+    return Attention(query, key, value, bias, sizes, options), parameters
 
 
-def _project(inputs: Array, weight: Array, bias: Array | None) -> Array:
+def project(inputs: Array, weight: Array, bias: Array | None) -> Array:
+    """Compute x W + b."""
     outputs: Array = widen(inputs) @ widen(weight)
     return outputs if bias is None else outputs + widen(bias)
 
 
-def _split_heads(array: Array, heads: int) -> Array:
+def split_heads(array: Array, heads: int) -> Array:
     """(*B, T, H·D) → (*B, H, T, D)."""
     *leading, columns = array.shape
     return array.reshape(*leading, heads, columns // heads).swapaxes(-2, -3)
 
 
-def _merge_heads(array: Array) -> Array:
+def merge_heads(array: Array) -> Array:
     """(*B, H, T, D) → (*B, T, H·D)."""
     array = array.swapaxes(-2, -3)
     return array.reshape(*array.shape[:-2], array.shape[-2] * array.shape[-1])

@@ -7,34 +7,47 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from attnspec.contract.checks import Checks
-from attnspec.contract.operands import Operand, Shape, dtype_name, from_python, is_untyped
+from attnspec.contract.operands import Operand, dtype_name, floating_from_python, from_python, is_untyped
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+NATIVE = "a NumPy array"
+
 
 def as_tensors(**values: Any) -> tuple[Any, ...]:
-    """Turn the named arguments into arrays; lists take the dtype of the first array (float64 without one)."""
-    arrays = {name: None if value is None else from_python(name, value, None) for name, value in values.items()}
-    dtype = next((arrays[name].dtype for name, value in values.items() if not is_untyped(value)), np.float64)
-    for name, array in arrays.items():
-        if array is not None and is_untyped(values[name]) and array.dtype.kind in "iuf":
-            arrays[name] = array.astype(dtype)
-    return tuple(arrays.values())
+    """Turn the named arguments into floating arrays; lists take the dtype of the first array (float64 without one)."""
+    arrays = {name: _as_tensor(name, value) for name, value in values.items()}
+    typed = [arrays[name] for name, value in values.items() if not is_untyped(value)]
+    dtype = typed[0].dtype if typed else np.float64
+    return tuple(array.astype(dtype) if is_untyped(values[name]) else array for name, array in arrays.items())
+
+
+def as_option(name: str, value: Any, query: Array) -> Any:
+    """Turn an option into a floating array, None into None; a list takes the query's dtype."""
+    if value is None:
+        return None
+    array = _as_tensor(name, value)
+    return array.astype(query.dtype) if is_untyped(value) else array
 
 
 def describe(array: Array | None) -> Any:
     """Show the agreement what it may see of an array."""
-    return None if array is None else Operand(array.shape, dtype_name(array))
+    return None if array is None else Operand(array.shape, dtype_name(array.dtype))
 
 
 def new_checks() -> Checks:
     """Start the checks of one call."""
-    return Checks(_read, _shape)
+
+    def read(name: str, value: Any) -> Array:
+        return from_python(name, value, NATIVE)
+
+    return Checks(read, np.shape)
 
 
-def _read(name: str, value: Any) -> Array:
-    return from_python(name, value, None)
+def mask_tensor(array: Any) -> Array:
+    """Turn an array that a mask holds into a NumPy array."""
+    return np.asarray(array)
 
 
-def _shape(value: Any) -> Shape:
-    return np.shape(value)
+def _as_tensor(name: str, value: Any) -> Array:
+    return floating_from_python(name, value, NATIVE)

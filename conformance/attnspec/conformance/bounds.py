@@ -1,0 +1,165 @@
+"""How far a right answer may be from the exact one: error bounds derived for every element from the exact intermediates.
+
+All bounds are absolute errors against the exact result of the *rounded* inputs, to first order in the unit roundoffs,
+for one arithmetic profile. Each step is a rounding error analysis (Higham 2002, chapter 3) propagated through the next:
+
+scores       s_ij = scale Σ_d q_id k_jd. A sum of n products in any order errs by at most γ_n Σ|q||k| (Higham 2002,
+             equation 3.5). Roundings are nearly independent, so the constant grows like √n (Higham & Mary 2019): we take
+             γ̃_n = min(n, 5√n) u.
+logits       softcap and bias act entry by entry; the softcap's derivative is at most 1, so it does not amplify.
+weights      an error η_j of the logits multiplies exp(x_j) by exp(±η_j): the softmax turns absolute errors into relative.
+output       Σ_j p_j (1 ± expm1 η_j)(v_j − o): an error common to all weights cancels, so what counts is the distance of
+             each visible value from the output; then the second product and the rounding of the output.
+
+`research` behind the choice of constants: correct implementations reach about half of the bound, faults exceed it by
+orders of magnitude; tests/test_bounds.py measures both on this project's own variants and faults.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from attnspec.reference.attention import Attention, compute_stages
+from attnspec.reference.masks import block_of
+
+from .profiles import FP16, Profile
+
+Array = np.ndarray
+
+
+class StageBounds(NamedTuple):
+    """Largest allowed absolute error of every stage, in the canonical layout (*B, heads, …)."""
+
+    scores: Array
+    logits: Array
+    weights: Array
+    logsumexp: Array
+    output: Array
+
+
+class Projected(NamedTuple):
+    """Absolute errors that the queries, keys and values already carry when they enter the attention."""
+
+    query: Array | float
+    key: Array | float
+    value: Array | float
+
+
+EXACT_INPUTS = Projected(0.0, 0.0, 0.0)
+
+
+def attention_bounds(attention: Attention, profile: Profile, errors: Projected = EXACT_INPUTS) -> StageBounds:
+    """Bound the error of every stage of one attention under a profile; see the module's docstring."""
+    sizes, (_, scale, softcap) = attention.sizes, attention.options
+    stages = compute_stages(attention, slice(0, sizes.query_length))
+    query, key, value = (_clean(array) for array in (attention.query, attention.key, attention.value))
+    group = sizes.num_heads // max(sizes.num_kv_heads, 1)
+    key, value = np.repeat(key, group, axis=-3), np.repeat(value, group, axis=-3)
+    key_error, value_error = (
+        error if isinstance(error, float) else np.repeat(error, group, axis=-3) for error in errors[1:]
+    )
+    u_a, u_s = profile.accumulation, profile.scores
+
+    # scores
+    magnitude = abs(scale) * (np.abs(query) @ np.abs(key).mT)
+    scores = np.where(np.isfinite(stages.scores), stages.scores, 0.0)
+    carried = abs(scale) * (
+        _product(errors.query, np.abs(key)) + _product(np.abs(query), key_error) + _product(errors.query, key_error)
+    )
+    score_bound = (_gamma(sizes.head_dim + 4, u_a) + 2 * profile.products) * magnitude + carried
+    score_bound = score_bound + u_s * (np.abs(scores) + magnitude)
+
+    # logits
+    visible = stages.logits != -np.inf
+    logits = np.where(visible & np.isfinite(stages.logits), stages.logits, 0.0)
+    logit_bound = score_bound
+    if softcap is not None:
+        logit_bound = logit_bound + 4 * u_s * (np.minimum(np.abs(scores), softcap) + softcap)
+    if attention.bias is not None:
+        block = block_of(sizes, slice(0, sizes.query_length))
+        bias = np.broadcast_to(block.per_pair(attention.bias).astype(np.float64), logits.shape)
+        logit_bound = logit_bound + u_s * np.where(visible, np.abs(logits) + np.abs(_clean(bias)), 0.0)
+    logit_bound = np.where(visible, logit_bound, 0.0)
+
+    # weights and logsumexp
+    peak = np.max(logits, axis=-1, keepdims=True, where=visible, initial=-np.inf)
+    depth = np.where(visible, np.abs(logits - np.where(np.isfinite(peak), peak, 0.0)), 0.0)
+    exponent = logit_bound + u_a * (2 * np.abs(logits) + depth + 2 * profile.exponential)
+    if profile.rounds_softmax:
+        exponent = exponent + u_s * (depth + 2)
+    exponent = np.where(visible, exponent, 0.0)
+    weights = _clean(stages.weights)
+    count = visible.sum(axis=-1, keepdims=True)
+    tiny = float(np.finfo(np.float32).tiny) if profile.dtype != "float64" else float(np.finfo(np.float64).tiny)
+    is_finite_row = np.isfinite(stages.logsumexp)[..., None]  # not empty, and without a visible NaN
+    with np.errstate(over="ignore", divide="ignore"):  # a bound of infinity is a true statement, and never admitted
+        shrink = np.where(is_finite_row, (weights * np.exp(-exponent)).sum(axis=-1, keepdims=True), 1.0)
+        grow = weights * np.expm1(exponent)
+        summation = _gamma(count, u_a) + 2 * u_a
+        weight_bound = weights * (np.exp(exponent) / shrink - 1) + (summation + profile.weights) * weights
+        weight_bound = np.where(visible, weight_bound + tiny, 0.0)
+        logsumexp_bound = np.where(
+            count > 0,
+            -np.log(shrink) + summation + u_a * (np.abs(_clean(stages.logsumexp))[..., None] + np.abs(peak)),
+            0.0,
+        )[..., 0]
+
+        # output
+        output = _clean(stages.output)
+        spread = _weighted_distance(grow / shrink, value, output)
+        absolute = weights @ np.abs(value)
+        largest = np.abs(np.where(visible.any(axis=-2)[..., None], value, 0.0)).max(axis=(-2, -1), initial=0.0)
+        largest = largest[..., None, None]
+        bound = (
+            spread
+            + _product(weights, value_error, transpose=False)
+            + (_gamma(count + 2, u_a) + profile.weights + 2 * profile.products) * absolute
+            + (_gamma(count, u_a) + 2 * u_a + profile.output) * np.abs(output)
+            + (count + 2) * tiny * (1 + largest)
+        )
+        if profile.weights == FP16 and profile.dtype == "float16":
+            bound = bound + count * 2.0**-24 * largest + 2.0**-24  # half the spacing of subnormal weights, and outputs
+        bound = np.where(count > 0, bound, 0.0)
+    return StageBounds(score_bound, logit_bound, weight_bound, logsumexp_bound, bound)
+
+
+def projection_bound(
+    inputs: Array, weight: Array, bias: Array | None, profile: Profile, error: Array | float = 0.0
+) -> tuple[Array, Array]:
+    """Return inputs @ weight + bias and its bound, where the inputs already carry an absolute error."""
+    exact = inputs @ weight
+    magnitude = (np.abs(inputs) + error) @ np.abs(weight)
+    if bias is not None:
+        exact, magnitude = exact + bias, magnitude + np.abs(bias)
+    rounding = _gamma(inputs.shape[-1] + 1, profile.accumulation) + 2 * profile.products
+    bound = _product(error, np.abs(weight), transpose=False) + rounding * magnitude + profile.output * np.abs(exact)
+    if profile.dtype == "float16":
+        bound = bound + 2.0**-24
+    return exact, bound
+
+
+def _gamma(terms: Array | int, roundoff: float) -> Array:
+    terms = np.asarray(terms, dtype=np.float64)
+    return np.minimum(terms, 5 * np.sqrt(terms)) * roundoff
+
+
+def _clean(array: Array) -> Array:
+    return np.where(np.isfinite(array), array, 0.0)
+
+
+def _product(left: Array | float, right: Array | float, *, transpose: bool = True) -> Array | float:
+    """left · rightᵀ (or left · right), where a factor that is 0.0 makes the product 0.0."""
+    if isinstance(left, float) or isinstance(right, float):
+        return 0.0
+    return left @ (right.mT if transpose else right)
+
+
+def _weighted_distance(coefficients: Array, value: Array, output: Array) -> Array:
+    """Σ_j c_ij |v_jc − o_ic|, one component at a time: the whole difference would be cubic in memory."""
+    result = np.empty(output.shape)
+    for component in range(output.shape[-1]):
+        distance = np.abs(value[..., None, :, component] - output[..., :, None, component])
+        result[..., component] = (coefficients * distance).sum(axis=-1)
+    return result

@@ -1,0 +1,133 @@
+"""Conformance cases: the shared vectors, read from data, checked against their schema and their hashes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from attnspec.contract.mask_json import mask_from_json
+
+from .tensor_files import read_tensors
+
+Array = np.ndarray
+
+VECTORS = Path(__file__).parent / "vectors"
+LEVELS = ("core", "extended")
+DTYPES: dict[str, Any] = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+
+
+class VectorError(Exception):
+    """A vector file that cannot be trusted: missing, truncated, changed, or not what its manifest says."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One vector: an operation, its tensors and options, and the output that the definition gives."""
+
+    id: str
+    operation: str
+    level: str
+    dtype: str
+    clauses: tuple[str, ...]
+    features: tuple[str, ...]
+    description: str
+    options: Mapping[str, Any]
+    """Everything but the tensors, as plain data; `mask` in JSON, `bias` true or false."""
+    tensors: Mapping[str, Array]
+    expected: Array
+    nonfinite: bool
+    """Whether NaN and Inf are expected, and then exactly where the expected output has them."""
+    same_bits_as: str | None
+    """Another case whose output must be the same to the bit: it differs in unread entries only (S11)."""
+
+    def call_options(self) -> dict[str, Any]:
+        """Return the options as the API takes them: mask objects, numbers, and the bias tensor."""
+        options = {name: value for name, value in self.options.items() if value is not None and name != "bias"}
+        if "mask" in options:
+            options["mask"] = mask_from_json(options["mask"])
+        if self.options.get("bias"):
+            options["bias"] = self.tensors["bias"]
+        return options
+
+
+def load_cases(folder: Path = VECTORS) -> tuple[Case, ...]:
+    """Read and check every vector of a folder; raise `VectorError` for the first that is not as its manifest says."""
+    manifest = load_manifest(folder)
+    return tuple(_load_case(folder, entry) for entry in manifest["cases"])
+
+
+@functools.cache
+def shipped_cases() -> tuple[Case, ...]:
+    """Read the vectors of this installation, once."""
+    return load_cases(VECTORS)
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """Read a folder's manifest and check it against the schema."""
+    import jsonschema  # here, because it is slow to import and the command line's help does not need it
+
+    path = folder / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise VectorError(f"{folder} holds no vectors: there is no manifest.json") from None
+    except ValueError as error:
+        raise VectorError(f"{path} is not valid JSON: {error}") from None
+    schema = json.loads((VECTORS / "manifest.schema.json").read_text(encoding="utf8"))
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(manifest))
+    if error is not None:
+        raise VectorError(f"{path} does not fit its schema: {error.message} at {error.json_path}")
+    identifiers = [entry["id"] for entry in manifest["cases"]]
+    repeated = {identifier for identifier in identifiers if identifiers.count(identifier) > 1}
+    if repeated:
+        raise VectorError(f"{path} names {sorted(repeated)[0]} twice")
+    return manifest
+
+
+def _load_case(folder: Path, entry: Mapping[str, Any]) -> Case:
+    path = folder / entry["payload"]
+    try:
+        payload = path.read_bytes()
+    except OSError as error:
+        raise VectorError(f"vector {entry['id']}: cannot read {path}: {error.strerror}") from None
+    digest = hashlib.sha256(payload).hexdigest()
+    if digest != entry["sha256"]:
+        raise VectorError(
+            f"vector {entry['id']}: {path} is truncated or was changed: its sha256 is {digest[:12]}…, "
+            f"the manifest says {entry['sha256'][:12]}…"
+        )
+    try:
+        tensors = read_tensors(payload)
+    except ValueError as error:
+        raise VectorError(f"vector {entry['id']}: {path}: {error}") from None
+    found = {name: {"dtype": array.dtype.name, "shape": list(array.shape)} for name, array in tensors.items()}
+    if found != entry["tensors"]:
+        raise VectorError(f"vector {entry['id']}: {path} holds {found}, the manifest says {entry['tensors']}")
+    expected = tensors.pop("expected")
+    return Case(
+        id=entry["id"],
+        operation=entry["operation"],
+        level=entry["level"],
+        dtype=entry["dtype"],
+        clauses=tuple(entry["clauses"]),
+        features=tuple(entry["features"]),
+        description=entry["description"],
+        options=entry["options"],
+        tensors=tensors,
+        expected=expected,
+        nonfinite=entry["nonfinite"],
+        same_bits_as=entry["same_bits_as"],
+    )

@@ -1,0 +1,4 @@
+import click
+@click.command(name="compare")
+def compare_command() -> None:
+    pass

@@ -1,0 +1,129 @@
+"""Add vectors: `python -m attnspec.conformance.freeze`. A maintainer's tool; the suite never runs it.
+
+Vectors that exist are never written again: a design whose vectors are in the manifest is left as it is, so expected
+outputs can only be added, and a change of the reference cannot move them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnspec.contract.mask_json import mask_to_json
+
+from .admission import CHEATS, decides, evaluate, largest_ratio
+from .cases import VECTORS, Case, load_cases
+from .designs import Design, designs
+from .operations import OPERATIONS
+from .profiles import default_profile
+from .recipes import Array, round_to
+from .tensor_files import write_tensors
+
+GENERATOR_VERSION = 1
+
+
+def freeze(folder: Path = VECTORS) -> list[str]:
+    """Add the vectors of every design that the folder does not hold yet; return their identifiers."""
+    path = folder / "manifest.json"
+    manifest: dict[str, Any] = {"format": 1, "suite": "", "cases": []}
+    if path.exists():
+        manifest = json.loads(path.read_text(encoding="utf8"))
+    known = {entry["id"] for entry in manifest["cases"]}
+    added = []
+    for design in designs():
+        for dtype in design.dtypes:
+            if f"{design.name}-{dtype}" not in known:
+                entry, payload = _make(design, dtype)
+                (folder / entry["payload"]).write_bytes(payload)
+                manifest["cases"].append(entry)
+                added.append(entry["id"])
+    manifest["suite"] = importlib.metadata.version("attnspec")
+    path.write_text(_to_text(manifest), encoding="utf8")
+    load_cases(folder)
+    return added
+
+
+def _make(design: Design, dtype: str) -> tuple[dict[str, Any], bytes]:
+    # A twin has its partner's seed: the two differ in unread entries only.
+    seed = zlib.crc32((design.twin or design.name).encode())
+    tensors = round_to(design.make(np.random.default_rng(seed)), dtype)
+    case = _case(design, dtype, tensors)
+    profile = default_profile(dtype)
+    exact = OPERATIONS[design.operation].evaluate(tensors, case.call_options(), profile)
+    case = _case(design, dtype, tensors, exact.output)
+    _check_admission(design, case)
+    payload = write_tensors(tensors | {"expected": exact.output})
+    entry = {
+        "id": case.id,
+        "operation": case.operation,
+        "level": case.level,
+        "dtype": dtype,
+        "clauses": list(case.clauses),
+        "features": list(case.features),
+        "description": case.description,
+        "options": dict(case.options),
+        "generator": {"recipe": design.recipe, "seed": seed, "version": GENERATOR_VERSION},
+        "payload": f"{case.id}.safetensors",
+        "sha256": hashlib.sha256(payload).hexdigest(),
+        "tensors": {
+            name: {"dtype": array.dtype.name, "shape": list(array.shape)}
+            for name, array in sorted((tensors | {"expected": exact.output}).items())
+        },
+        "nonfinite": case.nonfinite,
+        "same_bits_as": case.same_bits_as,
+        "undecided": design.undecided,
+    }
+    return entry, payload
+
+
+def _case(design: Design, dtype: str, tensors: dict[str, Array], expected: Array | None = None) -> Case:
+    options: dict[str, Any] = {
+        "mask": None if design.mask is None else mask_to_json(design.mask),
+        "bias": "bias" in tensors,
+        "scale": design.scale,
+        "softcap": design.softcap,
+    }
+    return Case(
+        id=f"{design.name}-{dtype}",
+        operation=design.operation,
+        level=design.level,
+        dtype=dtype,
+        clauses=design.clauses,
+        features=design.features,
+        description=design.hunts,
+        options=options | design.numbers,
+        tensors=tensors,
+        expected=np.zeros(0) if expected is None else expected,
+        nonfinite=design.nonfinite,
+        same_bits_as=None if design.twin is None else f"{design.twin}-{dtype}",
+    )
+
+
+def _check_admission(design: Design, case: Case) -> None:
+    evaluation = evaluate(case, default_profile(case.dtype))
+    if not decides(evaluation):
+        raise ValueError(f"{case.id}: the bound is as large as half the range of the values")
+    if not case.nonfinite and not np.isfinite(case.expected).all():
+        raise ValueError(f"{case.id}: the expected output is not finite")
+    for name, cheat in CHEATS.items():
+        rejected = largest_ratio(cheat(case), case.expected, evaluation.bound) > 1
+        if rejected == (name in design.undecided):
+            raise ValueError(
+                f"{case.id}: {name} is {'rejected, but declared undecided' if rejected else 'not rejected'}"
+            )
+
+
+def _to_text(manifest: dict[str, Any]) -> str:
+    """Write one case on each line: a manifest whose differences can be read."""
+    cases = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in manifest["cases"])
+    return f'{{"format": {manifest["format"]}, "suite": "{manifest["suite"]}", "cases": [\n{cases}\n]}}\n'
+
+
+if __name__ == "__main__":
+    print(f"{len(freeze())} vectors added to {VECTORS}")

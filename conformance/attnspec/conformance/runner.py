@@ -1,0 +1,232 @@
+"""The runner: every selected case on every target, and a verdict for each."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .admission import decides, error_ratios, evaluate
+from .cases import Case, shipped_cases
+from .operations import Evaluation
+from .profiles import PROFILES, Profile
+from .results import Report, Result, Status
+from .targets import Target, load_target, profile_for
+
+Array = np.ndarray
+
+WARNING_RATIO = 0.8
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which cases run: every given set must contain the case's own value; an empty set selects everything."""
+
+    clauses: frozenset[str] = frozenset()
+    operations: frozenset[str] = frozenset()
+    dtypes: frozenset[str] = frozenset()
+    levels: frozenset[str] = frozenset()
+    cases: frozenset[str] = frozenset()
+
+    def matches(self, case: Case) -> bool:
+        """Say whether a case is selected."""
+        return (
+            (not self.clauses or not self.clauses.isdisjoint(case.clauses))
+            and (not self.operations or case.operation in self.operations)
+            and (not self.dtypes or case.dtype in self.dtypes)
+            and (not self.levels or case.level in self.levels)
+            and (not self.cases or case.id in self.cases)
+        )
+
+
+def verify(
+    target: str | Callable[..., Any] | Sequence[str | Callable[..., Any]],
+    *,
+    clauses: Iterable[str] = (),
+    operations: Iterable[str] = (),
+    dtypes: Iterable[str] = (),
+    levels: Iterable[str] = (),
+    cases: Iterable[str] = (),
+    profile: str | None = None,
+) -> Report:
+    """Run the conformance suite on one target or several, and report every case.
+
+    Args:
+        target: a built-in name ("torch"), "module:callable", "path.py:callable", or a Python callable
+            `fn(query, key, value, *, mask, bias, …)` over NumPy arrays; or a sequence of them.
+        clauses, operations, dtypes, levels, cases: what to select; nothing given selects everything.
+        profile: the arithmetic profile that cases of its dtype are held to, such as "bf16_eager".
+
+    Returns:
+        A `Report`; `report.raise_if_failed()` makes it a test.
+
+    Raises:
+        TargetError: a target that cannot be found or loaded, or whose framework is missing.
+        ValueError: an unknown profile, or a selection that names something that no case has.
+        VectorError: vectors that are damaged.
+    """
+    selection = Selection(*map(frozenset, (clauses, operations, dtypes, levels, cases)))
+    specs = [target] if isinstance(target, str) or callable(target) else list(target)
+    check_selection(selection)
+    return run([load_target(spec) for spec in specs], selection, profile=find_profile(profile))
+
+
+def check_selection(selection: Selection) -> None:
+    """Refuse a selection that names what no shipped case has: it would select nothing, without a word."""
+    cases = shipped_cases()
+    known = {
+        "clauses": {clause for case in cases for clause in case.clauses},
+        "operations": {case.operation for case in cases},
+        "dtypes": {case.dtype for case in cases},
+        "levels": {case.level for case in cases},
+        "cases": {case.id for case in cases},
+    }
+    for name, values in known.items():
+        unknown = sorted(getattr(selection, name) - values)
+        if unknown:
+            closest = difflib.get_close_matches(unknown[0], values, n=3)
+            hint = f"did you mean {' or '.join(closest)}?" if closest else f"there are {', '.join(sorted(values)[:12])}"
+            raise ValueError(f"no case has {unknown[0]!r} among its {name}; {hint}")
+
+
+def find_profile(name: str | None) -> Profile | None:
+    """Return the profile of a name, None for None."""
+    if name is None:
+        return None
+    if name not in PROFILES:
+        raise ValueError(f"there is no profile {name!r}; there are {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def run(targets: Sequence[Target], selection: Selection, *, profile: Profile | None = None) -> Report:
+    """Run the selected cases on targets that are loaded already, in this process."""
+    results = [
+        event for target in targets for event in run_target(target, selection, profile) if isinstance(event, Result)
+    ]
+    return Report(tuple(results), versions_of({target.name: target.version for target in targets}))
+
+
+def run_target(
+    target: Target, selection: Selection, override: Profile | None, skip: frozenset[str] = frozenset()
+) -> Iterator[str | Result]:
+    """Run the selected cases on one target: yield each case's identifier before it runs, and its result after."""
+    outputs: dict[str, Array] = {}
+    by_id = {case.id: case for case in shipped_cases()}
+    for case in by_id.values():
+        if not selection.matches(case) or case.id in skip:
+            continue
+        yield case.id
+        profile = profile_for(case, override)
+        started = time.perf_counter()
+        verdict = _judge(target, case, profile, outputs, by_id)
+        yield result_of(target.name, case, profile, *verdict, time.perf_counter() - started)
+
+
+def result_of(
+    target: str, case: Case, profile: Profile, status: Status, ratio: float | None, message: str, seconds: float
+) -> Result:
+    """Put a verdict and what it is about together."""
+    return Result(
+        target, case.id, case.operation, case.dtype, case.clauses, status, profile.name, ratio, message, seconds
+    )
+
+
+def versions_of(targets: Mapping[str, str]) -> dict[str, str]:
+    """Say what a run was made with."""
+    own = {
+        "attnspec": importlib.metadata.version("attnspec"),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+    return own | dict(targets)
+
+
+def _judge(
+    target: Target, case: Case, profile: Profile, outputs: dict[str, Array], by_id: dict[str, Case]
+) -> tuple[Status, float | None, str]:
+    reason = target.unsupported(case)
+    if reason is not None:
+        return Status.UNSUPPORTED, None, reason
+    evaluation = _evaluate(case.id, profile)
+    if not decides(evaluation):
+        return Status.UNSUPPORTED, None, f"the bound of profile {profile.name} is too wide to decide here"
+    try:
+        outputs[case.id] = output = _call(target, case)
+        repeated = _call(target, case)
+    except InputChangedError as error:
+        return Status.FAIL, None, str(error)
+    except Exception as error:  # whatever a target raises is its result, not ours
+        return Status.ERROR, None, f"{type(error).__name__}: {error}"
+    status, ratio, message = _compare(case, output, target.output_dtype(case), evaluation)
+    if status is Status.FAIL:
+        return status, ratio, message
+    if not _same_bits(output, repeated):
+        return Status.NONDETERMINISTIC, ratio, "the same call gave different bits the second time (S17)"
+    if case.same_bits_as is not None:
+        partner = case.same_bits_as
+        if partner not in outputs:
+            outputs[partner] = _call(target, by_id[partner])
+        if not _same_bits(output, outputs[partner]):
+            return (
+                Status.FAIL,
+                ratio,
+                f"unread entries changed the result: its bits differ from those of {partner} (S11)",
+            )
+    return status, ratio, message
+
+
+class InputChangedError(Exception):
+    """A target wrote into its inputs."""
+
+
+def _call(target: Target, case: Case) -> Array:
+    """Run a case on fresh, read-only copies of its tensors, and see that they come back unchanged."""
+    tensors = {name: tensor.copy() for name, tensor in case.tensors.items()}
+    for tensor in tensors.values():
+        tensor.flags.writeable = False
+    output = target.run(case, tensors).copy()
+    for name, tensor in tensors.items():
+        if tensor.tobytes() != case.tensors[name].tobytes():
+            raise InputChangedError(f"the target changed its input `{name}` (S17)")
+    return output
+
+
+def _compare(
+    case: Case, output: Array, dtype: np.dtype[Any], evaluation: Evaluation
+) -> tuple[Status, float | None, str]:
+    if output.shape != case.expected.shape:
+        return Status.FAIL, None, f"the output has shape {output.shape}; expected {case.expected.shape} (S1)"
+    if output.dtype != dtype:
+        return Status.FAIL, None, f"the output has dtype {output.dtype}; expected {dtype}, the query's (S16)"
+    ratios = error_ratios(output, case.expected, evaluation.bound)
+    if not ratios.size:
+        return Status.PASS, 0.0, ""
+    worst = np.unravel_index(int(ratios.argmax()), ratios.shape)
+    ratio = float(ratios[worst])
+    if ratio <= WARNING_RATIO:
+        return Status.PASS, ratio, ""
+    place = ", ".join(str(int(index)) for index in worst)
+    bound = float(evaluation.bound[worst])
+    message = f"at [{place}] got {float(output[worst]):.9g}, expected {float(case.expected[worst]):.9g} ± {bound:.2g}"
+    if ratio <= 1.0:
+        return Status.QUALITY_WARNING, ratio, message
+    wrong = float((ratios > 1).mean())
+    return Status.FAIL, ratio, f"{message}; {wrong:.0%} of the elements are outside; {case.description}"
+
+
+def _same_bits(left: Array, right: Array) -> bool:
+    return left.shape == right.shape and left.dtype == right.dtype and left.tobytes() == right.tobytes()
+
+
+@functools.cache
+def _evaluate(identifier: str, profile: Profile) -> Evaluation:
+    """Compute a shipped case's bound once for all targets."""
+    case = next(case for case in shipped_cases() if case.id == identifier)
+    return evaluate(case, profile)

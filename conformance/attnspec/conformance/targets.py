@@ -1,0 +1,219 @@
+"""Targets: the things under test. Each takes a case and returns its output as a NumPy array, and never sees the answer."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from attnspec.contract.masks import as_mask
+from attnspec.reference.attention import prepare
+
+from .backends import BACKEND_NAMES, list_backends, load_backend
+from .cases import DTYPES, Case
+from .mask_parts import STRUCTURED, take_apart, to_array
+from .operations import OPERATIONS
+from .profiles import Profile, default_profile
+
+Array = np.ndarray
+
+
+class TargetError(Exception):
+    """A target that cannot be found, loaded or called as asked: wrong usage, not a verdict."""
+
+
+class MissingFrameworkError(TargetError):
+    """A built-in target whose framework is not installed."""
+
+
+class Target(Protocol):
+    """A thing under test."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+
+    @property
+    def version(self) -> str:
+        """What it is a version of, for the report."""
+
+    def unsupported(self, case: Case) -> str | None:
+        """Say why this target cannot take a case, or None where it can."""
+
+    def output_dtype(self, case: Case) -> np.dtype[Any]:
+        """Name the dtype that its output must have."""
+
+    def run(self, case: Case, tensors: dict[str, Array]) -> Array:
+        """Compute the case from these tensors, which it may not change; whatever it raises is a result."""
+
+
+class BackendTarget:
+    """The reference, or one of attnspec's own backends."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        backend = next(backend for backend in list_backends() if backend.name == name)
+        if not backend.is_available:
+            raise MissingFrameworkError(
+                f"target {name!r} needs {backend.framework}; install it with: {backend.install}"
+            )
+        self.version = f"{backend.framework} {backend.version}"
+        self._module = load_backend(name)
+
+    def unsupported(self, case: Case) -> str | None:
+        """Say that JAX without 64-bit has no float64; everything else is supported."""
+        if self.name == "jax" and case.dtype == "float64" and not _jax_has_64_bit():
+            return "JAX runs without 64-bit numbers (jax_enable_x64)"
+        return None
+
+    def output_dtype(self, case: Case) -> np.dtype[Any]:
+        """Return the query's dtype (S16); the reference returns float64 by definition."""
+        return DTYPES["float64" if self.name == "reference" else case.dtype]
+
+    def run(self, case: Case, tensors: dict[str, Array]) -> Array:
+        """Call the backend with NumPy arrays and return what it computed."""
+        options = case.call_options()
+        if "bias" in options:
+            options["bias"] = tensors["bias"]
+        return to_numpy(OPERATIONS[case.operation].call(self._module, tensors, options))
+
+
+class CallableTarget:
+    """A plain function `fn(query, key, value, *, …)` over NumPy arrays in the canonical layout."""
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.name = name
+        self.version = "Python callable"
+        self._function = function
+        self._accepted, self._takes_all = _accepted_keywords(name, function)
+
+    def unsupported(self, case: Case) -> str | None:
+        """Name the keyword that a case needs and the function lacks."""
+        if case.operation != "dot_product_attention":
+            return f"a plain callable is a dot_product_attention, not a {case.operation}"
+        missing = [name for name in self._keywords(case, case.tensors) if not self._accepts(name)]
+        return f"the function takes no `{missing[0]}`" if missing else None
+
+    def output_dtype(self, case: Case) -> np.dtype[Any]:
+        """Return the query's dtype (S16)."""
+        return DTYPES[case.dtype]
+
+    def run(self, case: Case, tensors: dict[str, Array]) -> Array:
+        """Call the function with the keywords that the case needs and no others."""
+        result = self._function(tensors["query"], tensors["key"], tensors["value"], **self._keywords(case, tensors))
+        if isinstance(result, tuple):
+            result = result[0]
+        return to_numpy(result)
+
+    def _accepts(self, name: str) -> bool:
+        return self._takes_all or name in self._accepted
+
+    def _keywords(self, case: Case, tensors: Any) -> dict[str, Any]:
+        options = case.call_options()
+        mask = options.pop("mask", None)
+        bias = options.pop("bias", None)
+        if bias is not None:
+            bias = np.asarray(tensors["bias"])
+            options["bias"] = bias.reshape((1,) * (case.tensors["query"].ndim - bias.ndim) + bias.shape)
+        if mask is not None:
+            attention, _ = prepare(
+                case.tensors["query"], case.tensors["key"], case.tensors["value"], mask, None, None, None
+            )
+            parts = take_apart(as_mask(mask), attention.sizes, [name for name in STRUCTURED if self._accepts(name)])
+            options |= parts.keywords
+            if parts.rest is not None:
+                options["mask"] = to_array(parts.rest, attention.sizes)
+        return options
+
+
+def to_numpy(output: Any) -> Array:
+    """Return an output as a NumPy array, bit for bit: a framework's own tensors included."""
+    if isinstance(output, np.ndarray | np.generic):
+        return np.asarray(output)
+    if type(output).__module__.partition(".")[0] == "torch":
+        output = output.detach().cpu()
+        if str(output.dtype) == "torch.bfloat16":
+            torch = sys.modules["torch"]
+            return np.asarray(output.contiguous().view(torch.int16).numpy().view(DTYPES["bfloat16"]))
+        return np.asarray(output.numpy())
+    if hasattr(output, "shape") and hasattr(output, "dtype"):
+        return np.asarray(output)
+    raise TypeError(f"the output must be an array; got {type(output).__name__}")
+
+
+def load_target(spec: str | Callable[..., Any]) -> Target:
+    """Find a target: a built-in name, `module:callable`, `path.py:callable`, or a Python callable itself."""
+    if callable(spec):
+        return CallableTarget(getattr(spec, "__name__", type(spec).__name__), spec)
+    if spec in BACKEND_NAMES:
+        return BackendTarget(spec)
+    source, colon, attribute = spec.rpartition(":")
+    if not colon or not source or not attribute:
+        raise TargetError(
+            f"there is no target {spec!r}: it must be one of {', '.join(BACKEND_NAMES)}, or module:callable, "
+            f"or path.py:callable"
+        )
+    module = _load_file(Path(source)) if source.endswith(".py") else _load_module(source)
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        names = ", ".join(sorted(name for name, value in vars(module).items() if inspect.isfunction(value)))
+        raise TargetError(f"{source} has no callable {attribute!r}; its functions are: {names or 'none'}")
+    return CallableTarget(spec, function)
+
+
+def profile_for(case: Case, override: Profile | None) -> Profile:
+    """Return the profile that a case is held to: the one asked for where its dtype fits, else the default."""
+    return override if override is not None and override.dtype == case.dtype else default_profile(case.dtype)
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise TargetError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise TargetError(f"{path} cannot be read as a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))  # so that the file can import its neighbours
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise TargetError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    return module
+
+
+def _load_module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise TargetError(f"module {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _accepted_keywords(name: str, function: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        raise TargetError(
+            f"the signature of {name} cannot be read; wrap it in a function with named arguments"
+        ) from None
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    if len(positional) < 3 and not any(p.kind is p.VAR_POSITIONAL for p in positional):
+        raise TargetError(f"{name} must take query, key and value; its signature is {inspect.signature(function)}")
+    named = frozenset(
+        p.name for p in [*positional[3:], *parameters] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    )
+    named -= {p.name for p in positional[:3]}
+    return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _jax_has_64_bit() -> bool:
+    import jax
+
+    return bool(jax.dtypes.canonicalize_dtype(np.float64) == np.float64)

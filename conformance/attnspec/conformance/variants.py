@@ -1,0 +1,163 @@
+"""Correct attentions that round differently: the suite must reject none of them.
+
+Each is a plain callable, and declares the profile of its arithmetic where that is not the default. They are what keeps
+the bounds honest from below, as the faults do from above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .implementations import Steps, build, isolated, masked_logits, softmax
+
+Array = np.ndarray
+
+
+class Variant(NamedTuple):
+    """A correct implementation and, for each dtype, the profile that it declares (None: the default)."""
+
+    name: str
+    attention: Callable[..., Array]
+    profiles: dict[str, str | None]
+
+
+DEFAULT: dict[str, str | None] = {"float64": None, "float32": None, "bfloat16": None, "float16": None}
+
+
+def online_softmax(block: int) -> Callable[..., Array]:
+    """Softmax in one pass over blocks of keys with a running maximum (Milakov & Gimelshein 2018)."""
+
+    def compute(logits: Array) -> Array:
+        peak = np.full((*logits.shape[:-1], 1), -np.inf, logits.dtype)
+        total = np.zeros_like(peak)
+        for start in range(0, logits.shape[-1], block):
+            part = logits[..., start : start + block]
+            new_peak = np.maximum(peak, part.max(axis=-1, keepdims=True))
+            shift = np.where(np.isneginf(new_peak), 0, new_peak)
+            total = total * np.exp(peak - shift) + np.exp(part - shift).sum(axis=-1, keepdims=True)
+            peak = new_peak
+        return np.exp(logits - np.where(np.isneginf(peak), 0, peak)) / np.where(total == 0, 1, total)
+
+    return compute
+
+
+def exp2_softmax(logits: Array) -> Array:
+    """Softmax by powers of two, as GPUs compute it."""
+    scaled = logits * logits.dtype.type(np.log2(np.e))
+    peak = scaled.max(axis=-1, keepdims=True, initial=-np.inf)
+    weights = np.exp2(scaled - np.where(np.isneginf(peak), 0, peak))
+    total = weights.sum(axis=-1, keepdims=True)
+    return weights / np.where(total == 0, 1, total)
+
+
+def late_division(logits: Array) -> Array:
+    """Normalise by a reciprocal instead of a division."""
+    peak = logits.max(axis=-1, keepdims=True, initial=-np.inf)
+    exponentials = np.exp(logits - np.where(np.isneginf(peak), 0, peak))
+    total = exponentials.sum(axis=-1, keepdims=True)
+    return exponentials * (logits.dtype.type(1) / np.where(total == 0, 1, total))
+
+
+def scale_on_query(query: Array, key: Array, scale: float) -> Array:
+    """Multiply the scale into the query."""
+    return (query * query.dtype.type(scale)) @ key.mT
+
+
+def scale_on_key(query: Array, key: Array, scale: float) -> Array:
+    """Multiply the scale into the key."""
+    return query @ (key * key.dtype.type(scale)).mT
+
+
+def scale_split(query: Array, key: Array, scale: float) -> Array:
+    """Multiply √|scale| into both, and the sign into the query."""
+    root = np.sqrt(abs(scale))
+    return (query * query.dtype.type(np.sign(scale) * root)) @ (key * key.dtype.type(root)).mT
+
+
+def reversed_keys_scores(query: Array, key: Array, scale: float) -> Array:
+    """Sum over the head dimension from its end."""
+    return query.dtype.type(scale) * (query[..., ::-1] @ key[..., ::-1].mT)
+
+
+def reversed_values(weights: Array, value: Array) -> Array:
+    """Sum over the keys from their end."""
+    return weights[..., ::-1] @ value[..., ::-1, :]
+
+
+def padded_scores(query: Array, key: Array, scale: float) -> Array:
+    """Pad the head dimension with zeros to a multiple of 16; the scale keeps the true size."""
+    missing = -query.shape[-1] % 16
+    pad = [(0, 0)] * (query.ndim - 1) + [(0, missing)]
+    return query.dtype.type(scale) * (np.pad(query, pad) @ np.pad(key, pad).mT)
+
+
+def padded_values(weights: Array, value: Array) -> Array:
+    """Pad the keys with zeros to a multiple of 64."""
+    missing = -value.shape[-2] % 64
+    axes = [(0, 0)] * (value.ndim - 2)
+    return np.pad(weights, [*axes, (0, 0), (0, missing)]) @ np.pad(value, [*axes, (0, missing), (0, 0)])
+
+
+def chunked_queries(weights: Array, value: Array) -> Array:
+    """Compute 3 queries at a time."""
+    rows = [weights[..., start : start + 3, :] @ value for start in range(0, weights.shape[-2], 3)]
+    return np.concatenate(rows, axis=-2)
+
+
+def _stored(array: Array, dtype: np.dtype) -> Array:
+    return array.astype(dtype).astype(array.dtype)
+
+
+def _eager(dtype: type) -> Callable[..., Array]:
+    """An eager half-precision implementation: scores, logits and weights are stored in the input's dtype."""
+
+    def scores(query: Array, key: Array, scale: float) -> Array:
+        return _stored(_stored(query @ key.mT, dtype) * query.dtype.type(scale), dtype)
+
+    def logits(scores: Array, visible: Array, bias: Array | None, softcap: float | None) -> Array:
+        if softcap is not None:
+            ratio = _stored(scores / scores.dtype.type(softcap), dtype)
+            scores = _stored(_stored(np.tanh(ratio), dtype) * scores.dtype.type(softcap), dtype)
+        return _stored(masked_logits(scores, visible, bias, None), dtype)
+
+    def normalise(logits: Array) -> Array:
+        return _stored(softmax(logits), dtype)
+
+    return build(Steps(scaled_scores=scores, masked_logits=logits, softmax=normalise))
+
+
+def _float64_inside(dtype: np.dtype) -> type:
+    return np.float64
+
+
+def variants() -> tuple[Variant, ...]:
+    """Return every correct variant."""
+    import ml_dtypes
+
+    plain = {
+        "plain": Steps(),
+        "online-softmax-4": Steps(softmax=online_softmax(4)),
+        "online-softmax-16": Steps(softmax=online_softmax(16)),
+        "online-softmax-64": Steps(softmax=online_softmax(64)),
+        "exp2": Steps(softmax=exp2_softmax),
+        "reciprocal": Steps(softmax=late_division),
+        "scale-on-query": Steps(scaled_scores=scale_on_query),
+        "scale-on-key": Steps(scaled_scores=scale_on_key),
+        "scale-split": Steps(scaled_scores=scale_split),
+        "reversed-head-dim": Steps(scaled_scores=reversed_keys_scores),
+        "reversed-keys": Steps(weighted_values=isolated(reversed_values)),
+        "padded-head-dim": Steps(scaled_scores=padded_scores),
+        "padded-keys": Steps(weighted_values=isolated(padded_values)),
+        "chunked-queries": Steps(weighted_values=isolated(chunked_queries)),
+        "float64-inside": Steps(accumulation=_float64_inside),
+        "unrounded-weights": Steps(rounded=lambda array, _: array),
+        "online-split": Steps(scaled_scores=scale_split, softmax=online_softmax(8)),
+    }
+    eager = (
+        Variant("eager-bfloat16", _eager(ml_dtypes.bfloat16), {"bfloat16": "bf16_eager"}),
+        Variant("eager-float16", _eager(np.float16), {"float16": "fp16_eager"}),
+    )
+    return tuple(Variant(name, build(steps), DEFAULT) for name, steps in plain.items()) + eager

@@ -1,0 +1,244 @@
+"""Mask objects inside each framework's transformations: traced, mapped, compiled, and cached by what is static."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import frameworks
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import attnspec.reference
+from attnspec.contract import Mask, causal, full, key_lengths, sliding_window
+
+BATCH, LENGTH, SIZE = 2, 3, 5
+QUERY = np.arange(BATCH * LENGTH * SIZE, dtype=np.float64).reshape(BATCH, LENGTH, SIZE) / 7.0
+PAIRS = np.array([[True, False, False], [False, True, True], [True, True, False]])
+
+
+def expected(mask: Mask) -> Any:
+    return attnspec.reference.dot_product_attention(QUERY, QUERY, QUERY, mask=mask)
+
+
+class TestJax:
+    jax: Any
+    attn: Any
+
+    @pytest.fixture(autouse=True)
+    def _load(self) -> None:
+        self.attn = frameworks.load("jax")
+        import jax
+
+        self.jax = jax
+
+    def attend(self, query: Any, mask: Mask) -> Any:
+        return self.attn.dot_product_attention(query, query, query, mask=mask)
+
+    def test_leaves_are_the_arrays_and_the_rest_is_structure(self) -> None:
+        mask = causal([1, 2]) & sliding_window(left=3, offset=0) | PAIRS
+        leaves, structure = self.jax.tree_util.tree_flatten(mask)
+        assert [leaf.tolist() for leaf in leaves] == [[1, 2], PAIRS.tolist()]
+        assert self.jax.tree_util.tree_unflatten(structure, leaves) == mask
+        assert structure == self.jax.tree_util.tree_structure(
+            causal([7, 7]) & sliding_window(left=3, offset=0) | ~PAIRS
+        )
+        assert structure != self.jax.tree_util.tree_structure(causal([7, 7]) & sliding_window(left=4, offset=0) | PAIRS)
+
+    def test_tree_map_may_put_anything_where_arrays_were(self) -> None:
+        mask = self.jax.tree.map(lambda _: 0, key_lengths([1, 2]))
+        assert self.jax.tree.leaves(mask) == [0]
+        assert self.jax.tree.structure(mask) == self.jax.tree.structure(key_lengths([1, 2]))
+
+    def test_jit_traces_once_for_an_equal_static_part(self) -> None:
+        traces = []
+
+        @self.jax.jit
+        def attend(query: Any, mask: Mask) -> Any:
+            traces.append(mask)
+            return self.attend(query, mask)
+
+        for lengths in ([1, 3], [2, 2]):
+            got = attend(QUERY, causal() & key_lengths(lengths))
+            np.testing.assert_allclose(got, expected(causal() & key_lengths(lengths)), rtol=1e-12)
+        assert len(traces) == 1
+        attend(QUERY, causal(0) & key_lengths([1, 3]))
+        assert len(traces) == 2
+
+    def test_traced_lengths_beyond_the_keys_are_clamped(self) -> None:
+        got = self.jax.jit(self.attend)(QUERY, key_lengths(np.array([9, 1])))
+        np.testing.assert_allclose(got, expected(key_lengths([LENGTH, 1])), rtol=1e-12)
+
+    def test_traced_masks_are_unequal_not_an_error(self) -> None:
+        found = []
+
+        @self.jax.jit
+        def compare(left: Any, right: Any) -> Any:
+            found.append((key_lengths(left) == key_lengths(right), key_lengths(left) != key_lengths(right)))
+            found.append(hash(key_lengths(left)) == hash(key_lengths(right)))
+            return left
+
+        compare(np.array([1, 2]), np.array([1, 2]))
+        assert found == [(False, True), True]
+
+    @pytest.mark.parametrize("in_axes", ["number", "tree"])
+    def test_vmap_over_lengths(self, in_axes: str) -> None:
+        lengths = [[1, 3], [2, 2], [0, 1], [3, 3], [1, 1]]
+        mask = key_lengths(np.array(lengths))
+        axes = 0 if in_axes == "number" else self.jax.tree.map(lambda _: 0, mask)
+        got = self.jax.vmap(self.attend, in_axes=(None, axes))(QUERY, mask)
+        np.testing.assert_allclose(got, np.stack([expected(key_lengths(n)) for n in lengths]), rtol=1e-12)
+
+    def test_grad_of_a_function_that_takes_a_mask(self) -> None:
+        def total(query: Any, mask: Mask) -> Any:
+            return self.attend(query, mask).sum()
+
+        gradient = self.jax.jit(self.jax.grad(total))(QUERY, key_lengths([1, 0]))
+        # One visible key: the output is its value, so only the value's gradient is left; none: nothing.
+        assert_array_equal(gradient, [[[LENGTH] * SIZE, [0] * SIZE, [0] * SIZE], np.zeros((LENGTH, SIZE))])
+
+    def test_far_offsets_without_64_bit(self) -> None:
+        with self.jax.enable_x64(False):
+            query = QUERY.astype(np.float32)
+            expected_far = self.attend(query, key_lengths([LENGTH, 0]))
+            largest = self.jax.numpy.array([2**31 - 1, -(2**31)])
+            for mask in (causal(largest), causal([2**40, -(2**40)]), causal(np.array([2**63 - 1, -(2**63)]))):
+                got = self.attn.attention_stages(query, query, query, mask=mask).logits > -np.inf
+                assert_array_equal(got.all(axis=(1, 2)), [True, False])
+                assert_array_equal(got.any(axis=(1, 2)), [True, False])
+                assert_array_equal(self.jax.jit(self.attend)(query, mask), expected_far)
+            unsigned = self.jax.numpy.array([2**32 - 1, 0], np.uint32)
+            assert_array_equal(self.jax.jit(self.attend)(query, key_lengths(unsigned)), expected_far)
+
+
+class TestTorch:
+    torch: Any
+    attn: Any
+
+    @pytest.fixture(autouse=True)
+    def _load(self) -> None:
+        self.attn = frameworks.load("torch")
+        import torch
+        import torch._dynamo.testing
+
+        self.torch = torch
+        torch._dynamo.reset()
+
+    def attend(self, query: Any, mask: Mask) -> Any:
+        return self.attn.dot_product_attention(query, query, query, mask=mask)
+
+    def test_leaves_are_the_arrays_and_the_rest_is_structure(self) -> None:
+        pytree = self.torch.utils._pytree
+        mask = causal([1, 2]) & sliding_window(left=3, offset=0) | PAIRS
+        leaves, structure = pytree.tree_flatten(mask)
+        assert [leaf.tolist() for leaf in leaves] == [[1, 2], PAIRS.tolist()]
+        assert pytree.tree_unflatten(leaves, structure) == mask
+        assert structure == pytree.tree_structure(causal([7, 7]) & sliding_window(left=3, offset=0) | ~PAIRS)
+        assert structure != pytree.tree_structure(causal([7, 7]) & sliding_window(left=4, offset=0) | PAIRS)
+
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [
+            (causal(), causal()),
+            (causal("end") | ~full(), causal("end") | ~full()),
+            (sliding_window(1, 0, [0, 1]), sliding_window(1, 0, [0, 1])),
+            (PAIRS & causal(), PAIRS & causal()),
+        ],
+        ids=["static", "combined", "numpy offset", "numpy array"],
+    )
+    def test_compiles_whole_and_once_for_an_equal_mask(self, first: Mask, second: Mask) -> None:
+        counter = self.torch._dynamo.testing.CompileCounter()
+        attend = self.torch.compile(self.attend, backend=counter, fullgraph=True)
+        query = self.torch.tensor(QUERY)
+        np.testing.assert_allclose(attend(query, first), expected(first), rtol=1e-12)
+        np.testing.assert_allclose(attend(query, second), expected(second), rtol=1e-12)
+        assert counter.frame_count == 1
+
+    def test_compiles_once_for_other_lengths(self) -> None:
+        counter = self.torch._dynamo.testing.CompileCounter()
+        attend = self.torch.compile(self.attend, backend=counter, fullgraph=True)
+        for lengths in ([1, 3], [2, 2]):
+            got = attend(self.torch.tensor(QUERY), causal() & key_lengths(self.torch.tensor(lengths)))
+            np.testing.assert_allclose(got, expected(causal() & key_lengths(lengths)), rtol=1e-12)
+        assert counter.frame_count == 1
+
+    def test_vmap_over_lengths(self) -> None:
+        lengths = [[1, 3], [2, 2], [0, 1], [3, 3], [1, 1]]
+        attend = self.torch.func.vmap(self.attend, in_dims=(None, 0))
+        got = attend(self.torch.tensor(QUERY), key_lengths(self.torch.tensor(lengths)))
+        np.testing.assert_allclose(got, np.stack([expected(key_lengths(n)) for n in lengths]), rtol=1e-12)
+
+    def test_grad_of_a_function_that_takes_a_mask(self) -> None:
+        gradient = self.torch.func.grad(lambda query, mask: self.attend(query, mask).sum())
+        got = gradient(self.torch.tensor(QUERY), key_lengths(self.torch.tensor([1, 0])))
+        assert_array_equal(got, [[[LENGTH] * SIZE, [0] * SIZE, [0] * SIZE], np.zeros((LENGTH, SIZE))])
+
+    def test_mapped_masks_are_unequal_not_an_error(self) -> None:
+        found = []
+
+        def compare(left: Any, right: Any) -> Any:
+            found.append(key_lengths(left) == key_lengths(right))
+            return left
+
+        self.torch.func.vmap(compare)(self.torch.tensor([1, 2]), self.torch.tensor([1, 2]))
+        assert found == [False]
+
+
+class TestTensorflow:
+    tf: Any
+    attn: Any
+
+    @pytest.fixture(autouse=True)
+    def _load(self) -> None:
+        self.attn = frameworks.load("tensorflow")
+        import tensorflow
+
+        self.tf = tensorflow
+
+    def attend(self, query: Any, mask: Mask) -> Any:
+        return self.attn.dot_product_attention(query, query, query, mask=mask)
+
+    def test_nest_takes_masks_apart_and_puts_them_together(self) -> None:
+        mask = causal(self.tf.constant([1, 2])) & sliding_window(left=3, offset=0) | PAIRS
+        leaves = self.tf.nest.flatten(mask)
+        assert [leaf.numpy().tolist() if hasattr(leaf, "numpy") else leaf.tolist() for leaf in leaves] == [
+            [1, 2],
+            PAIRS.tolist(),
+        ]
+        assert self.tf.nest.pack_sequence_as(mask, leaves) == mask
+
+    @pytest.mark.parametrize("static", [causal(), causal("end") | ~full(), sliding_window(1, 0)], ids=repr)
+    def test_traces_once_for_an_equal_mask(self, static: Mask) -> None:
+        traces = []
+
+        @self.tf.function
+        def attend(query: Any, mask: Mask) -> Any:
+            traces.append(mask)
+            return self.attend(query, mask)
+
+        for lengths in ([1, 3], [2, 2]):
+            got = attend(self.tf.constant(QUERY), type(static).rebuild(static.flatten()[1], static.flatten()[0]))
+            np.testing.assert_allclose(got, expected(static), rtol=1e-12)
+            got = attend(self.tf.constant(QUERY), static & key_lengths(self.tf.constant(lengths)))
+            np.testing.assert_allclose(got, expected(static & key_lengths(lengths)), rtol=1e-12)
+        assert len(traces) == 2
+        attend(self.tf.constant(QUERY), full())
+        assert len(traces) == 3
+
+    def test_symbolic_masks_are_unequal_not_an_error(self) -> None:
+        found = []
+
+        @self.tf.function
+        def compare(left: Any, right: Any) -> Any:
+            found.append(key_lengths(left) == key_lengths(right))
+            return left
+
+        compare(self.tf.constant([1, 2]), self.tf.constant([1, 2]))
+        assert found == [False]
+
+    def test_gradient_of_a_compiled_function_that_takes_a_mask(self) -> None:
+        query = self.tf.Variable(QUERY)
+        with self.tf.GradientTape() as tape:
+            total = self.tf.reduce_sum(self.tf.function(self.attend)(query, key_lengths(self.tf.constant([1, 0]))))
+        gradient = tape.gradient(total, query)
+        assert_array_equal(gradient, [[[LENGTH] * SIZE, [0] * SIZE, [0] * SIZE], np.zeros((LENGTH, SIZE))])
