@@ -209,8 +209,8 @@ MASKS: dict[str, MaskCase] = {
         lambda d: causal(1) & key_lengths(lengths(d)), lambda d, b, h, i, j: j <= i + 1 and j < length_of(b)
     ),
     "and_queries": MaskCase(
-        lambda d: key_lengths(lengths(d)) & query_lengths(4) & causal("end"),
-        lambda d, b, h, i, j: j < length_of(b) and i < 4 and j <= i + _end(d),
+        lambda d: key_lengths(lengths(d)) & query_lengths(2) & causal("end"),
+        lambda d, b, h, i, j: j < length_of(b) and i < 2 and j <= i + _end(d),
     ),
     "or": MaskCase(lambda d: causal(-1) | key_lengths(2), lambda d, b, h, i, j: j <= i - 1 or j < 2),
     "not": MaskCase(lambda d: ~sliding_window(1, 1, 0), lambda d, b, h, i, j: not i - 1 <= j <= i + 1),

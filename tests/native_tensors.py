@@ -32,11 +32,12 @@ def to_native(name: str, array: Array) -> Any:
 
 def to_numpy(tensor: Any) -> Array:
     """Read a tensor of any framework; bfloat16 becomes that of ml_dtypes."""
-    if type(tensor).__module__.partition(".")[0] == "torch":
+    framework = type(tensor).__module__.partition(".")[0]
+    if framework == "torch":
         tensor = tensor.detach()
         if str(tensor.dtype) == "torch.bfloat16":
             return np.asarray(tensor.float()).astype(ml_dtypes.bfloat16)
-    return np.asarray(tensor)
+    return np.asarray(tensor.numpy() if framework == "tensorflow" else tensor)
 
 
 def native_type(name: str) -> type:

@@ -43,7 +43,7 @@ def native(use: Any, values: Any, make: Any = lambda array: array) -> Any:
 
 
 def made(make: Any) -> Any:
-    return lambda attn, t: make()
+    return lambda _attn, _t: make()
 
 
 def true(*shape: int) -> np.ndarray:

@@ -11,6 +11,10 @@ from bad_input import FLOATING, Case, Maker, check_refused
 
 HEAD_DIM_0 = "queries and keys must have a size of at least 1; "
 
+OUTPUT_ROWS = (
+    "`output_weight` must have as many rows as the outputs of all heads side by side, 4 heads of 3; got shape "
+)
+
 
 def self_attend(*shapes: Any, **options: Any) -> Any:
     return lambda attn, t: attn.self_attention(*(t(*shape) for shape in shapes), **options)
@@ -234,12 +238,12 @@ PARAMETERS: dict[str, Case] = {
     ),
     "rows of output weight": (
         ValueError,
-        "`output_weight` must have as many rows as the heads' outputs side by side, 4 heads of 3; got shape (11, 5)",
+        OUTPUT_ROWS + "(11, 5)",
         multi_head(output_weight=(11, 5)),
     ),
     "output weight of rank 1": (
         ValueError,
-        "`output_weight` must have as many rows as the heads' outputs side by side, 4 heads of 3; got shape (12,)",
+        OUTPUT_ROWS + "(12,)",
         multi_head(output_weight=(12,)),
     ),
     "size of key bias": (
@@ -271,9 +275,9 @@ PARAMETERS: dict[str, Case] = {
     "float32 bias": (
         TypeError,
         (
-            "`query`, `key`, `value`, `query_weight`, `key_weight`, `value_weight`, `output_weight` and `output_bias` must "
-            "share one dtype; got query float64, key float64, value float64, query_weight float64, key_weight float64, "
-            "value_weight float64, output_weight float64, output_bias float32"
+            "`query`, `key`, `value`, `query_weight`, `key_weight`, `value_weight`, `output_weight` and `output_bias` "
+            "must share one dtype; got query float64, key float64, value float64, query_weight float64, "
+            "key_weight float64, value_weight float64, output_weight float64, output_bias float32"
         ),
         multi_head(output_bias=np.zeros(5, np.float32)),
     ),

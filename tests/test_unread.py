@@ -36,6 +36,9 @@ from attnspec.contract import causal, key_lengths, query_lengths
 POISONS = [np.nan, np.inf, -np.inf, 1e30]
 STAGES = ["scores", "logits", "weights", "logsumexp", "output"]
 
+# torch.compile imports parts of torch that use torch's own deprecated decorator.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+
 
 @pytest.fixture(params=frameworks.FRAMEWORKS, scope="module")
 def name(request: pytest.FixtureRequest) -> str:

@@ -93,7 +93,8 @@ def compute_stages(attention: Attention) -> AttentionStages:
     block = block_of(sizes)
     bias = None if bias is None else block.per_pair(bias).astype(query.dtype)
     visible = jnp.broadcast_to(visible_pairs(mask, bias, block), (*query.shape[:-1], key.shape[-2]))
-    return stages_of(query, key, value, visible, bias, scale, softcap)
+    stages: AttentionStages = stages_of(query, key, value, visible, bias, scale, softcap)
+    return stages
 
 
 # One compiled function: called without `jit`, the formula costs one dispatch and one compilation for each shape.
@@ -110,11 +111,13 @@ def stages_of(
     is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], query)
 
     # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
-    scores = _as_number(scale, query) * _ungroup(matmul(_group(clean_query, key), clean_key.mT), query)
-    scores = jnp.where(is_clean, scores, jnp.nan)
+    scale = _as_number(scale, query)
+    products = _ungroup(matmul(_group(clean_query, key), clean_key.mT), query)
+    products = jnp.where(is_clean, products, jnp.nan)
+    scores = scale * products
 
-    # S3: softcap, then bias, then mask.
-    logits = scores
+    # S3: softcap, then bias, then mask. A product that is not read leaves first: its derivative would be 0 · NaN (S11).
+    logits = scale * jnp.where(visible, products, 0.0)
     if softcap is not None:
         softcap = _as_number(softcap, query)
         logits = softcap * jnp.tanh(logits / softcap)
@@ -149,14 +152,15 @@ def _with_seen_poison(output: Array, visible: Array, value: Array) -> Array:
 
     def add_poison(output: Array) -> Array:
         seen = _group(visible.astype(value.dtype), value)
-        rising = matmul(seen, (~(value < jnp.inf)).astype(value.dtype))
-        falling = matmul(seen, (~(value > -jnp.inf)).astype(value.dtype))
+        rising = matmul(seen, (jnp.isnan(value) | (value == jnp.inf)).astype(value.dtype))
+        falling = matmul(seen, (jnp.isnan(value) | (value == -jnp.inf)).astype(value.dtype))
         poison = jnp.where(rising > 0, jnp.inf, 0.0) + jnp.where(falling > 0, -jnp.inf, 0.0)
         poison = _ungroup(poison, output).astype(output.dtype)
         return jnp.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
 
     holds_poison = ~jnp.isfinite(value).all()
-    return lax.cond(holds_poison, add_poison, lambda output: output, output)
+    poisoned: Array = lax.cond(holds_poison, add_poison, lambda output: output, output)
+    return poisoned
 
 
 def matmul(left: Array, right: Array) -> Array:

@@ -117,14 +117,15 @@ def stages_of(
     is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], query)
 
     # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
-    scores = tf.matmul(_group(clean_query, key), clean_key, transpose_b=True)
+    products = _ungroup(tf.matmul(_group(clean_query, key), clean_key, transpose_b=True), query)
     if scale is None:  # the head dimension was not known while tracing
         scale = tf.math.rsqrt(tf.cast(tf.shape(query)[-1], query.dtype))
-    scores = _as_number(scale, query) * _ungroup(scores, query)
-    scores = tf.where(is_clean, scores, math.nan)
+    scale = _as_number(scale, query)
+    products = tf.where(is_clean, products, math.nan)
+    scores = scale * products
 
-    # S3: softcap, then bias, then mask.
-    logits = scores
+    # S3: softcap, then bias, then mask. A product that is not read leaves first: its derivative would be 0 · NaN (S11).
+    logits = scale * tf.where(visible, products, 0.0)
     if softcap is not None:
         softcap = _as_number(softcap, query)
         logits = softcap * tf.tanh(logits / softcap)
@@ -159,8 +160,8 @@ def _with_seen_poison(output: tf.Tensor, visible: tf.Tensor, value: tf.Tensor) -
 
     def add_poison() -> tf.Tensor:
         seen = _group(tf.cast(visible, value.dtype), value)
-        rising = seen @ tf.cast(~(value < math.inf), value.dtype)
-        falling = seen @ tf.cast(~(value > -math.inf), value.dtype)
+        rising = seen @ tf.cast(tf.math.is_nan(value) | (value == math.inf), value.dtype)
+        falling = seen @ tf.cast(tf.math.is_nan(value) | (value == -math.inf), value.dtype)
         poison = tf.where(rising > 0, math.inf, 0.0) + tf.where(falling > 0, -math.inf, 0.0)
         poison = tf.cast(_ungroup(poison, output), output.dtype)
         return tf.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0

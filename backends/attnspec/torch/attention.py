@@ -107,11 +107,13 @@ def stages_of(
     is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], query)
 
     # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
-    scores = _as_number(scale, query) * _ungroup(_group(clean_query, key) @ clean_key.mT, query)
-    scores = torch.where(is_clean, scores, torch.nan)
+    scale = _as_number(scale, query)
+    products = _ungroup(_group(clean_query, key) @ clean_key.mT, query)
+    products = torch.where(is_clean, products, torch.nan)
+    scores = scale * products
 
-    # S3: softcap, then bias, then mask.
-    logits = scores
+    # S3: softcap, then bias, then mask. A product that is not read leaves first: its derivative would be 0 · NaN (S11).
+    logits = scale * torch.where(visible, products, 0.0)
     if softcap is not None:
         softcap = _as_number(softcap, query)
         logits = softcap * torch.tanh(logits / softcap)
@@ -146,8 +148,8 @@ def _with_seen_poison(output: Tensor, visible: Tensor, value: Tensor) -> Tensor:
     if not _may_hold_poison(value):
         return output
     seen = _group(visible.to(value.dtype), value)
-    rising = seen @ (~(value < torch.inf)).to(value.dtype)
-    falling = seen @ (~(value > -torch.inf)).to(value.dtype)
+    rising = seen @ (torch.isnan(value) | (value == torch.inf)).to(value.dtype)
+    falling = seen @ (torch.isnan(value) | (value == -torch.inf)).to(value.dtype)
     poison = torch.where(rising > 0, torch.inf, 0.0) + torch.where(falling > 0, -torch.inf, 0.0)
     poison = _ungroup(poison, output).to(output.dtype)
     return torch.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0

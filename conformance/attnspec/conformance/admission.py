@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from .cases import Case
 from .operations import OPERATIONS, Evaluation
 from .profiles import Profile
 
-Array = np.ndarray
+Array: TypeAlias = np.ndarray[Any, Any]
 
 
 def largest_ratio(output: Array, expected: Array, bound: Array) -> float:

@@ -1,23 +1,24 @@
-"""How far a right answer may be from the exact one: error bounds derived for every element from the exact intermediates.
+"""How far a right answer may be from the exact one: bounds for every element, derived from the exact intermediates.
 
 All bounds are absolute errors against the exact result of the *rounded* inputs, to first order in the unit roundoffs,
 for one arithmetic profile. Each step is a rounding error analysis (Higham 2002, chapter 3) propagated through the next:
 
 scores       s_ij = scale Σ_d q_id k_jd. A sum of n products in any order errs by at most γ_n Σ|q||k| (Higham 2002,
-             equation 3.5). Roundings are nearly independent, so the constant grows like √n (Higham & Mary 2019): we take
-             γ̃_n = min(n, 5√n) u.
+             equation 3.5). Roundings are nearly independent, so the constant grows like √n (Higham & Mary 2019): we
+             take γ̃_n = min(n, 5√n) u.
 logits       softcap and bias act entry by entry; the softcap's derivative is at most 1, so it does not amplify.
-weights      an error η_j of the logits multiplies exp(x_j) by exp(±η_j): the softmax turns absolute errors into relative.
+weights      an error η_j of the logits multiplies exp(x_j) by exp(±η_j): the softmax turns absolute errors into
+             relative ones.
 output       Σ_j p_j (1 ± expm1 η_j)(v_j − o): an error common to all weights cancels, so what counts is the distance of
              each visible value from the output; then the second product and the rounding of the output.
 
-`research` behind the choice of constants: correct implementations reach about half of the bound, faults exceed it by
-orders of magnitude; tests/test_bounds.py measures both on this project's own variants and faults.
+What the constants are worth is measured, not assumed: tests/test_bounds.py perturbs every intermediate at random, and
+tests/test_zoo.py holds correct variants and planted faults against the bounds.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from attnspec.reference.masks import block_of
 
 from .profiles import FP16, Profile
 
-Array = np.ndarray
+Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class StageBounds(NamedTuple):

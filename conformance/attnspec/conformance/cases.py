@@ -8,16 +8,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 
+from attnspec.contract import Mask
 from attnspec.contract.mask_json import mask_from_json
 
 from .tensor_files import read_tensors
 
-Array = np.ndarray
+Array: TypeAlias = np.ndarray[Any, Any]
 
 VECTORS = Path(__file__).parent / "vectors"
 LEVELS = ("core", "extended")
@@ -45,7 +46,7 @@ class Case:
     features: tuple[str, ...]
     description: str
     options: Mapping[str, Any]
-    """Everything but the tensors, as plain data; `mask` in JSON, `bias` true or false."""
+    """Everything but the tensors, as plain data; `mask` in JSON or as a mask object, `bias` true or false."""
     tensors: Mapping[str, Array]
     expected: Array
     nonfinite: bool
@@ -56,7 +57,7 @@ class Case:
     def call_options(self) -> dict[str, Any]:
         """Return the options as the API takes them: mask objects, numbers, and the bias tensor."""
         options = {name: value for name, value in self.options.items() if value is not None and name != "bias"}
-        if "mask" in options:
+        if "mask" in options and not isinstance(options["mask"], Mask):
             options["mask"] = mask_from_json(options["mask"])
         if self.options.get("bias"):
             options["bias"] = self.tensors["bias"]

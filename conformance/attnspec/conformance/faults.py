@@ -1,13 +1,16 @@
-"""Faulty attentions: each a small deviation from a correct one, as it happens in real code. The suite must catch them all.
+"""Faulty attentions: each a small deviation from a correct one, as in real code. The suite must catch them all.
 
 Every fault is a plain callable. It names the clause that it breaks and the condition that makes it visible: a suite
 without such a case cannot catch it.
 """
 
+# mypy: disable-error-code="no-any-return"
+# NumPy's stubs say Any for arithmetic on arrays whose dtype is open, and here every dtype is.
+
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -24,7 +27,7 @@ from .implementations import (
     visible_pairs,
 )
 
-Array = np.ndarray
+Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class Fault(NamedTuple):
@@ -40,6 +43,7 @@ class Fault(NamedTuple):
 
 def scale_missing(query: Array, key: Array, scale: float) -> Array:
     """Leave the scale out."""
+    del scale
     return scaled_scores(query, key, 1.0)
 
 
@@ -164,11 +168,13 @@ def bias_before_softcap(scores: Array, visible: Array, bias: Array | None, softc
 
 def softcap_ignored(scores: Array, visible: Array, bias: Array | None, softcap: float | None) -> Array:
     """Accept a softcap and forget it."""
+    del softcap
     return np.where(visible, scores if bias is None else scores + bias, -np.inf)
 
 
 def bias_ignored(scores: Array, visible: Array, bias: Array | None, softcap: float | None) -> Array:
     """Accept a bias and forget it."""
+    del bias
     return np.where(visible, scores if softcap is None else capped(scores, softcap), -np.inf)
 
 
@@ -228,6 +234,7 @@ def softmax_without_rescaling(logits: Array) -> Array:
 
 def values_leak(weights: Array, value: Array, visible: Array) -> Array:
     """Multiply unread values by 0: 0 · NaN is NaN."""
+    del visible
     return weights @ value
 
 

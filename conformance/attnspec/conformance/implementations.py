@@ -5,14 +5,17 @@ weights are rounded to the input's dtype before they meet the values, the output
 the reference.
 """
 
+# mypy: disable-error-code="no-any-return"
+# NumPy's stubs say Any for arithmetic on arrays whose dtype is open, and here every dtype is.
+
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-Array = np.ndarray
+Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class Restrictions(NamedTuple):
@@ -100,6 +103,11 @@ weighted_values = isolated(np.matmul)
 """Sum the values by their weights."""
 
 
+def attend_at_once(steps: Steps, logits: Array, value: Array, visible: Array, dtype: Any) -> Array:
+    """Normalise the logits, round the weights, and sum the values by them."""
+    return steps.weighted_values(steps.rounded(steps.softmax(logits), dtype), value, visible)
+
+
 class Steps(NamedTuple):
     """The steps of an implementation; a fault replaces one of them, a variant computes one in another way."""
 
@@ -107,6 +115,8 @@ class Steps(NamedTuple):
     repeat_heads: Callable[..., Array] = repeat_heads
     scaled_scores: Callable[..., Array] = scaled_scores
     masked_logits: Callable[..., Array] = masked_logits
+    attend: Callable[..., Array] = attend_at_once
+    """From logits to the output, by means of the next two."""
     softmax: Callable[..., Array] = softmax
     weighted_values: Callable[..., Array] = weighted_values
     accumulation: Callable[[Any], Any] = lambda dtype: (
@@ -148,11 +158,10 @@ def build(steps: Steps) -> Callable[..., Array]:
         with np.errstate(all="ignore"):  # what a fault overflows or divides is its own affair
             scores = steps.scaled_scores(wide_query, wide_key, scale)
             logits = steps.masked_logits(scores, visible, None if bias is None else bias.astype(wide), softcap)
-            weights = steps.rounded(steps.softmax(logits), dtype)
-            return steps.weighted_values(weights, wide_value, visible).astype(dtype)
+            return steps.attend(steps, logits, wide_value, visible, dtype).astype(dtype)
 
     return attention
 
 
 def _is_ieee(dtype: Any) -> bool:
-    return np.dtype(dtype).kind == "f"
+    return bool(np.dtype(dtype).kind == "f")

@@ -1,7 +1,7 @@
 """Every target in a process of its own: a crash or a hang is a result of that case, and the run goes on.
 
-The child sends one message for each case, before and after it. When it dies or falls silent, the parent gives the case in
-progress its status and starts a new child behind it. Whatever a target prints goes to standard error.
+The child sends one message for each case, before and after it. When it dies or falls silent, the parent gives the case
+in progress its status and starts a new child behind it. Whatever a target prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SECONDS_PER_CASE = 60.0
 START_SECONDS = 180.0
 """How long a target may take to load: frameworks are slow to import on a cold disk."""
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "JAX_ENABLE_X64": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
@@ -56,7 +56,7 @@ def run_isolated(
     profile: str | None = None,
     missing: Sequence[str] = (),
     jobs: int = 2,
-    progress: Callable[[Result], None] = lambda result: None,
+    progress: Callable[[Result], None] = lambda _: None,
 ) -> Report:
     """Run the selected cases on targets, each in its own process, at most `jobs` of them at once.
 
@@ -176,9 +176,9 @@ def _cause(exit_code: int | None) -> str:
 def _work(connection: Connection, spec: str, selection: Selection, profile: str | None, skip: frozenset[str]) -> None:
     """Be the child: load one target, run its cases, send what happens."""
     os.dup2(2, 1)  # what a target prints must not mix with the report
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     try:
-        with _silence():
+        with silence():
             target = load_target(spec)
     except TargetError as error:
         connection.send(("error", str(error)))
@@ -190,7 +190,7 @@ def _work(connection: Connection, spec: str, selection: Selection, profile: str 
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Drop what is written to standard error: frameworks greet from C++, whatever log level they are given."""
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)

@@ -1,9 +1,9 @@
-"""A mask object taken apart for a plain callable: what can be said by keywords, and what must be folded into an array."""
+"""A mask object taken apart for a plain callable: what keywords can say, and what must be folded into an array."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from attnspec.contract.masks import Both, Causal, KeyLengths, Mask, QueryLengths
 from attnspec.contract.shapes import Sizes
 from attnspec.reference.masks import block_of
 
-Array = np.ndarray
+Array: TypeAlias = np.ndarray[Any, Any]
 
 STRUCTURED = ("causal_offset", "window", "key_lengths", "query_lengths")
 """The keywords that say a part of a mask; what a callable does not name of them is folded into `mask`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from attnspec.reference import projections as reference_projections
 from .bounds import Projected, StageBounds, attention_bounds, projection_bound
 from .profiles import Profile
 
-Array = np.ndarray
+Array: TypeAlias = np.ndarray[Any, Any]
 Tensors = Mapping[str, Any]
 
 

@@ -7,17 +7,17 @@ that nobody may read. The generator is only run to add vectors (see `freeze`), n
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .cases import DTYPES
 
-Array = np.ndarray
+Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class Shape(NamedTuple):
-    """Sizes of one attention: batch axes, query heads, key/value heads (0: no head axis), lengths, head and value size."""
+    """Sizes of one attention: batch axes, query and key/value heads (0: no head axis), lengths, head and value size."""
 
     batch: tuple[int, ...]
     heads: int

@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from .profiles import PROFILES, Profile
 from .results import Report, Result, Status
 from .targets import Target, load_target, profile_for
 
-Array = np.ndarray
+Array: TypeAlias = np.ndarray[Any, Any]
 
 WARNING_RATIO = 0.8
 

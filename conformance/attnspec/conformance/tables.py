@@ -64,9 +64,8 @@ def print_report(console: Console, report: Report, *, failures: int) -> None:
         console.print(Text(f"{result.status} {result.target} {result.case}", style="bold red"))
         console.print(Text(f"  {result.message}"), soft_wrap=True)
         if result.ratio is not None:
-            console.print(
-                f"  error / bound {show_ratio(result.ratio)}, profile {result.profile}, clauses {', '.join(result.clauses)}"
-            )
+            clauses = ", ".join(result.clauses)
+            console.print(f"  error / bound {show_ratio(result.ratio)}, profile {result.profile}, clauses {clauses}")
     if len(failed_results) > failures:
         console.print(f"… and {len(failed_results) - failures} more (--failures N shows more)")
     console.print(Text(_verdict(report), style="bold green" if report.conforms else "bold red"))

@@ -1,4 +1,4 @@
-"""Targets: the things under test. Each takes a case and returns its output as a NumPy array, and never sees the answer."""
+"""Targets: the things under test. Each takes a case, returns its output as an array, and never sees the answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from .mask_parts import STRUCTURED, take_apart, to_array
 from .operations import OPERATIONS
 from .profiles import Profile, default_profile
 
-Array = np.ndarray
+Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class TargetError(Exception):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-Array = np.ndarray
+Array: TypeAlias = np.ndarray[Any, Any]
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -34,7 +35,7 @@ def write_tensors(tensors: Mapping[str, Array], metadata: Mapping[str, str] | No
 def read_tensors(payload: bytes) -> dict[str, Array]:
     """Read the arrays of a safetensors file; a ValueError says what is wrong with it."""
     try:
-        entries = safetensors.deserialize(payload)
+        entries: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(payload)  # type: ignore[no-untyped-call] # ships no types
     except safetensors.SafetensorError as error:
         raise ValueError(f"not a safetensors file, or truncated ({error})") from None
     arrays = {}

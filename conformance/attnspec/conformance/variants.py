@@ -4,16 +4,19 @@ Each is a plain callable, and declares the profile of its arithmetic where that 
 the bounds honest from below, as the faults do from above.
 """
 
+# mypy: disable-error-code="no-any-return"
+# NumPy's stubs say Any for arithmetic on arrays whose dtype is open, and here every dtype is.
+
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .implementations import Steps, build, isolated, masked_logits, softmax
 
-Array = np.ndarray
+Array: TypeAlias = np.ndarray[Any, Any]
 
 
 class Variant(NamedTuple):
@@ -107,11 +110,37 @@ def chunked_queries(weights: Array, value: Array) -> Array:
     return np.concatenate(rows, axis=-2)
 
 
-def _stored(array: Array, dtype: np.dtype) -> Array:
+def flash_blocks(block: int) -> Callable[..., Array]:
+    """Attend in one pass over blocks of keys, and divide at the end (Dao et al. 2022, algorithm 1).
+
+    What meets the values, and is rounded, is not yet normalised: it is relative to the largest logit so far.
+    """
+
+    def attend(steps: Steps, logits: Array, value: Array, visible: Array, dtype: Any) -> Array:
+        def in_blocks(_: Array, value: Array) -> Array:
+            peak = np.full((*logits.shape[:-1], 1), -np.inf, logits.dtype)
+            total = np.zeros_like(peak)
+            output = np.zeros((*logits.shape[:-1], value.shape[-1]), logits.dtype)
+            for start in range(0, logits.shape[-1], block):
+                part = logits[..., start : start + block]
+                new_peak = np.maximum(peak, part.max(axis=-1, keepdims=True))
+                shift = np.where(np.isneginf(new_peak), 0, new_peak)
+                rescale, weights = np.exp(peak - shift), np.exp(part - shift)
+                total = total * rescale + weights.sum(axis=-1, keepdims=True)
+                output = output * rescale + steps.rounded(weights, dtype) @ value[..., start : start + block, :]
+                peak = new_peak
+            return output / np.where(total == 0, 1, total)
+
+        return isolated(in_blocks)(softmax(logits), value, visible)
+
+    return attend
+
+
+def _stored(array: Array, dtype: Any) -> Array:
     return array.astype(dtype).astype(array.dtype)
 
 
-def _eager(dtype: type) -> Callable[..., Array]:
+def _eager(dtype: Any) -> Callable[..., Array]:
     """An eager half-precision implementation: scores, logits and weights are stored in the input's dtype."""
 
     def scores(query: Array, key: Array, scale: float) -> Array:
@@ -127,10 +156,6 @@ def _eager(dtype: type) -> Callable[..., Array]:
         return _stored(softmax(logits), dtype)
 
     return build(Steps(scaled_scores=scores, masked_logits=logits, softmax=normalise))
-
-
-def _float64_inside(dtype: np.dtype) -> type:
-    return np.float64
 
 
 def variants() -> tuple[Variant, ...]:
@@ -152,8 +177,10 @@ def variants() -> tuple[Variant, ...]:
         "padded-head-dim": Steps(scaled_scores=padded_scores),
         "padded-keys": Steps(weighted_values=isolated(padded_values)),
         "chunked-queries": Steps(weighted_values=isolated(chunked_queries)),
-        "float64-inside": Steps(accumulation=_float64_inside),
+        "float64-inside": Steps(accumulation=lambda _: np.dtype(np.float64)),
         "unrounded-weights": Steps(rounded=lambda array, _: array),
+        "flash-blocks-8": Steps(attend=flash_blocks(8)),
+        "flash-blocks-32": Steps(attend=flash_blocks(32)),
         "online-split": Steps(scaled_scores=scale_split, softmax=online_softmax(8)),
     }
     eager = (

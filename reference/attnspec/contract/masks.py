@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypeVar, d
 import numpy as np
 
 from .checks import Checks
-from .operands import Size, describe, dtype_name, from_python, show_shape
+from .operands import Size, describe, dtype_name, from_python, show_shape, show_size
 from .shapes import Sizes, check_pairs
 
 Offset: TypeAlias = int | Literal["end"] | Any | None
@@ -238,7 +238,7 @@ class KeyLengths(Mask):
 
     def visible(self, at: Positions) -> Any:
         """See `Mask.visible`."""
-        return at.key < at.per_batch(self.lengths)
+        return at.key < _near_lengths(self.lengths, at)
 
     def check(self, sizes: Sizes, checks: Checks) -> None:
         """Check the lengths against the number of keys (S8)."""
@@ -259,7 +259,7 @@ class QueryLengths(Mask):
 
     def visible(self, at: Positions) -> Any:
         """See `Mask.visible`."""
-        return at.query < at.per_batch(self.lengths)
+        return at.query < _near_lengths(self.lengths, at)
 
     def check(self, sizes: Sizes, checks: Checks) -> None:
         """Check the lengths against the number of queries (S8)."""
@@ -285,7 +285,7 @@ class BooleanArray(Mask):
         check_pairs("mask", checks.shape(self.array), sizes, checks)
 
     def __repr__(self) -> str:
-        return f"<boolean array of shape {show_shape(tuple(self.array.shape))}>"
+        return f"<boolean array {_show_shape_of(self.array)}>"
 
 
 @_frozen
@@ -473,6 +473,10 @@ def _shift(offset: Any, at: Positions, distance: int) -> Any:
     return at.per_batch(offset) + _near(distance)
 
 
+def _near_lengths(lengths: Any, at: Positions) -> Any:
+    return min(lengths, FAR) if isinstance(lengths, int) else at.per_batch(lengths)
+
+
 def _near(distance: int) -> int:
     return max(-FAR, min(distance, FAR))
 
@@ -483,9 +487,10 @@ def _check_offset(name: str, offset: Any, sizes: Sizes, checks: Checks) -> None:
             sizes.query_length,
             sizes.key_length,
             lambda: (
-                f"`{name}` without an offset needs as many queries as keys; got "
-                f"{_number(sizes.query_length)} queries and {_number(sizes.key_length)} keys: say `offset=0` (query 0 "
-                f"stands at key 0, top-left) or `offset='end'` (the last query stands at the last key, bottom-right)"
+                f"`{name}` without an offset needs as many queries as keys; "
+                f"got {show_size(sizes.query_length)} queries and {show_size(sizes.key_length)} keys: "
+                f"say `offset=0` (query 0 stands at key 0, top-left) "
+                f"or `offset='end'` (the last query stands at the last key, bottom-right)"
             ),
         )
     elif not isinstance(offset, int | str):
@@ -495,7 +500,7 @@ def _check_offset(name: str, offset: Any, sizes: Sizes, checks: Checks) -> None:
 
 def _check_lengths(name: str, what: str, lengths: Any, limit: Size, sizes: Sizes, checks: Checks) -> None:
     def message() -> str:
-        return f"`{name}` must lie between 0 and the number of {what}, {_number(limit)}; got {_show(lengths)}"
+        return f"`{name}` must lie between 0 and the number of {what}, {show_size(limit)}; got {_show(lengths)}"
 
     if isinstance(lengths, int):
         checks.at_most(min(lengths, FAR), limit, message)
@@ -523,10 +528,6 @@ def _check_per_batch(name: str, values: Any, sizes: Sizes, checks: Checks) -> No
         checks.equal(size, expected, message)
 
 
-def _number(size: Size) -> str:
-    return str(size) if isinstance(size, int) else "?"
-
-
 def _operand(mask: Mask, wrapped: Any) -> str:
     return f"({mask!r})" if isinstance(mask, wrapped) else repr(mask)
 
@@ -538,8 +539,10 @@ def _arguments(**values: Any) -> str:
 def _show(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return np.array2string(value, separator=", ", threshold=8, formatter={"all": str}).replace("\n", "")
-    return (
-        repr(value)
-        if isinstance(value, int | str)
-        else f"<{describe(value)} of shape {show_shape(tuple(value.shape))}>"
-    )
+    return repr(value) if isinstance(value, int | str) else f"<{describe(value)} {_show_shape_of(value)}>"
+
+
+def _show_shape_of(array: Any) -> str:
+    if getattr(array.shape, "rank", 0) is None:  # only TensorFlow has shapes whose rank is not known
+        return "of unknown rank"
+    return f"of shape {show_shape(tuple(array.shape))}"

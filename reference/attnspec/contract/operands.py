@@ -30,9 +30,14 @@ def accumulation_dtype(dtype: str) -> str:
     return "float64" if dtype == "float64" else "float32"
 
 
+def show_size(size: Size) -> str:
+    """Write a size for a message; one that is not known yet reads `?`."""
+    return str(size) if isinstance(size, int) else "?"
+
+
 def show_shape(shape: Shape) -> str:
-    """Write a shape for a message; a size that is not known yet reads `?`."""
-    sizes = [str(size) if isinstance(size, int) else "?" for size in shape]
+    """Write a shape for a message."""
+    sizes = [show_size(size) for size in shape]
     return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .checks import Checks
-from .operands import Operand, Shape, Size, show_shape
+from .operands import Operand, Shape, Size, show_shape, show_size
 from .parameters import MultiHeadParameters
 
 
@@ -61,7 +61,7 @@ def dot_product_sizes(query: Operand, key: Operand, value: Operand, checks: Chec
     checks.equal(key.shape[-1], query.shape[-1], lambda: _differ("key", key, "query", query, "size (axis -1)"))
     if rank >= 4:
         _check_groups(heads, kv_heads, checks, query, key)
-    _check_head_dim(query.shape[-1], f"`query` has shape {show_shape(query.shape)}", checks)
+    _check_head_dim(query.shape[-1], "query", query, checks)
     return Sizes(batch, heads, kv_heads, query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1], rank)
 
 
@@ -81,7 +81,7 @@ def self_attention_sizes(
         query_weight.shape[1],
         lambda: _differ("key_weight", key_weight, "query_weight", query_weight, "columns (axis -1)"),
     )
-    _check_head_dim(query_weight.shape[1], f"`query_weight` has shape {show_shape(query_weight.shape)}", checks)
+    _check_head_dim(query_weight.shape[1], "query_weight", query_weight, checks)
     *batch, length, _ = inputs.shape
     head_dim, value_dim = query_weight.shape[1], value_weight.shape[1]
     return Sizes(tuple(batch), 1, 1, length, length, head_dim, value_dim, len(inputs.shape) + 1)
@@ -101,7 +101,7 @@ def key_value_sizes(query: Operand, keys: Operand, values: Operand, checks: Chec
         _equal_batch(checks, name, operand, "query", query, rank - 1)
     checks.equal(values.shape[-2], keys.shape[-2], lambda: _differ("values", values, "keys", keys, "length (axis -2)"))
     checks.equal(keys.shape[-1], query.shape[-1], lambda: _differ("keys", keys, "query", query, "size (axis -1)"))
-    _check_head_dim(query.shape[-1], f"`query` has shape {show_shape(query.shape)}", checks)
+    _check_head_dim(query.shape[-1], "query", query, checks)
     return Sizes(query.shape[:-1], 1, 1, 1, keys.shape[-2], query.shape[-1], values.shape[-1], rank + 2)
 
 
@@ -139,11 +139,11 @@ def multi_head_sizes(
         key_dim,
         head_dim,
         lambda: (
-            f"`key_weight` must give each of {kv_heads} key heads the size of a query head, {head_dim}; "
-            f"got shape {show_shape(parameters.key_weight.shape)}, which gives {key_dim}"
+            f"`key_weight` must give each of {kv_heads} key heads the size of a query head, {show_size(head_dim)}; "
+            f"got shape {show_shape(parameters.key_weight.shape)}, which gives {show_size(key_dim)}"
         ),
     )
-    _check_head_dim(head_dim, f"`query_weight` has shape {show_shape(parameters.query_weight.shape)}", checks)
+    _check_head_dim(head_dim, "query_weight", parameters.query_weight, checks)
     _check_output_weight(parameters.output_weight, heads, value_dim, checks)
     _check_biases(parameters, checks)
     return Sizes(query.shape[:-2], heads, kv_heads, query.shape[-2], key.shape[-2], head_dim, value_dim, rank + 1)
@@ -210,8 +210,12 @@ def _check_groups(heads: Size, kv_heads: Size, checks: Checks, query: Operand, k
     )
 
 
-def _check_head_dim(head_dim: Size, what: str, checks: Checks) -> None:
-    checks.at_most(1, head_dim, lambda: f"queries and keys must have a size of at least 1; {what}")
+def _check_head_dim(head_dim: Size, name: str, operand: Operand, checks: Checks) -> None:
+    checks.at_most(
+        1,
+        head_dim,
+        lambda: f"queries and keys must have a size of at least 1; `{name}` has shape {show_shape(operand.shape)}",
+    )
 
 
 def _check_weight(name: str, weight: Operand, source: str, operand: Operand, checks: Checks) -> None:
@@ -231,7 +235,10 @@ def _per_head(name: str, weight: Operand, argument: str, heads: int, checks: Che
     checks.multiple(
         columns,
         heads,
-        lambda: f"`{name}` must have a number of columns that `{argument}`={heads} divides; got {columns} columns",
+        lambda: (
+            f"`{name}` must have a number of columns that `{argument}`={heads} divides; "
+            f"got {show_size(columns)} columns"
+        ),
     )
     return columns // heads
 
@@ -239,8 +246,8 @@ def _per_head(name: str, weight: Operand, argument: str, heads: int, checks: Che
 def _check_output_weight(weight: Operand, heads: int, value_dim: Size, checks: Checks) -> None:
     def message() -> str:
         return (
-            f"`output_weight` must have as many rows as the heads' outputs side by side, "
-            f"{heads} heads of {value_dim if isinstance(value_dim, int) else '?'}; "
+            f"`output_weight` must have as many rows as the outputs of all heads side by side, "
+            f"{heads} heads of {show_size(value_dim)}; "
             f"got shape {show_shape(weight.shape)}"
         )
 

@@ -1,0 +1,38 @@
+# make verify   the conformance suite on all four implementations: reference, torch, tensorflow, jax
+# make test     all tests
+# make check    formatter, linter, type checker
+# make clean    remove what the others made
+#
+# Everything is installed into .venv, once, and again when pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Written last: an installation that was interrupted leaves no stamp, and the next run goes on with it.
+STAMP := $(VENV)/installed
+
+.PHONY: verify test check clean
+.DELETE_ON_ERROR:
+
+verify: $(STAMP)
+	$(BIN)/attnspec verify --require reference,torch,tensorflow,jax
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find reference backends conformance tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	rm -f $@
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"attnspec needs Python 3.11 or newer; $(PYTHON) is {v.major}.{v.minor}: say make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --editable '.[all,dev]' --constraint constraints.txt
+	touch $@
