@@ -60,7 +60,9 @@ def assert_within(actual: Any, expected: Any, bound: Any) -> None:
     assert actual.shape == expected.shape, f"shape {actual.shape}, expected {expected.shape}"
     error, bound = np.abs(actual - expected), np.broadcast_to(bound, expected.shape)
     ratio = np.divide(error, bound, out=np.where(error == 0.0, 0.0, np.inf), where=bound > 0)
-    assert (error <= bound).all(), f"largest |error| / bound is {ratio.max():.3g}, at {np.argwhere(~(error <= bound))[0]}"
+    assert (error <= bound).all(), (
+        f"largest |error| / bound is {ratio.max():.3g}, at {np.argwhere(~(error <= bound))[0]}"
+    )
 
 
 def output_bound(stages: Any, query: Array, key: Array, value: Array, scale: float, dtype: str) -> Array:

@@ -237,9 +237,9 @@ def test_self_attention(batch: tuple[int, ...], mask: str, options: dict[str, An
     bias = draw_bias(dims.pairs, masked=0.2) if options else None
     projected = [_product(inputs, weight)[..., None, :, :] for weight in weights]
     visible = MASKS[mask].visible(dims)
-    expected = by_oracle(
-        oracle_scalar.attention_stages, dims, *projected, visible=visible, bias=bias, **options
-    )["output"]
+    expected = by_oracle(oracle_scalar.attention_stages, dims, *projected, visible=visible, bias=bias, **options)[
+        "output"
+    ]
     actual = reference.self_attention(inputs, *weights, mask=MASKS[mask].make(dims), bias=bias, **options)
     assert actual.dtype == np.float64
     assert_close(actual, expected[..., 0, :, :])
@@ -281,7 +281,10 @@ def test_multi_head_attention(heads: int, kv_heads: int | None, biases: str, mas
     wanted = {"no_biases": (), "all_biases": tuple(drawn), "query_and_key_bias": ("query_bias", "key_bias")}
     given_biases = {name: drawn[name] for name in wanted.get(biases, (biases,))}
     parameters = reference.MultiHeadParameters(**weights, **given_biases)
-    inputs = {part: rng.standard_normal((2, 5 if part == "query" else 7, sizes[part][0])) for part in ("query", "key", "value")}
+    inputs = {
+        part: rng.standard_normal((2, 5 if part == "query" else 7, sizes[part][0]))
+        for part in ("query", "key", "value")
+    }
 
     projected = [
         _heads(_product(inputs[part], weights[f"{part}_weight"], given_biases.get(f"{part}_bias")), count)
@@ -290,9 +293,9 @@ def test_multi_head_attention(heads: int, kv_heads: int | None, biases: str, mas
     options = {"softcap": 5.0, "scale": 0.4} if biases == "all_biases" else {}
     bias = draw_bias(dims.pairs, masked=0.2) if options else None
     visible = MASKS[mask].visible(dims)
-    attended = by_oracle(
-        oracle_scalar.attention_stages, dims, *projected, visible=visible, bias=bias, **options
-    )["output"]
+    attended = by_oracle(oracle_scalar.attention_stages, dims, *projected, visible=visible, bias=bias, **options)[
+        "output"
+    ]
     merged = np.empty((2, 5, heads * 3))
     for h in range(heads):
         for c in range(3):
@@ -318,7 +321,9 @@ def test_multi_head_attention(heads: int, kv_heads: int | None, biases: str, mas
 
 
 @pytest.mark.parametrize("elements", [1, 100, 200], ids=["row_by_row", "two_rows", "four_rows"])
-@pytest.mark.parametrize("mask", ["none", "causal_batch", "window_end", "and_queries", "array", "array_keys", "mask_and_array"])
+@pytest.mark.parametrize(
+    "mask", ["none", "causal_batch", "window_end", "and_queries", "array", "array_keys", "mask_and_array"]
+)
 @pytest.mark.parametrize("bias_shape", [None, DIMS.pairs, (1, DIMS.keys), (DIMS.queries, 1)], ids=str)
 def test_blocks_do_not_change_the_output(
     monkeypatch: pytest.MonkeyPatch, elements: int, mask: str, bias_shape: tuple[int, ...] | None
@@ -354,9 +359,7 @@ print(before, after)
 """
     # One BLAS thread: several wait for each other where other processes keep the cores busy, and say nothing of memory.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
     inputs = 3 * 8 * 4096 * 64 * 8
     assert before > inputs  # the measure works: the inputs are in it
@@ -433,9 +436,7 @@ def test_random_calls(call: Any) -> None:
     dims, options, (mask, visible), bias_shape, seed = call
     arrays = draw(dims, seed)
     bias = None if bias_shape is None else draw_bias(bias_shape, seed, masked=0.3)
-    expected = by_oracle(
-        oracle_scalar.attention_stages, dims, *arrays, visible=visible, bias=bias, **options
-    )
+    expected = by_oracle(oracle_scalar.attention_stages, dims, *arrays, visible=visible, bias=bias, **options)
     stages = reference.attention_stages(*arrays, mask=mask, bias=bias, **options)
     for name in STAGES:
         assert_close(getattr(stages, name), expected[name])

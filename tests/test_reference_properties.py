@@ -1,8 +1,12 @@
-"""What holds of attention whatever computes it: no oracle, only a second call. All four modules are held to it."""
+"""What holds of attention whatever computes it: no oracle, only a second call.
+
+JAX is left out for the time it takes: it compiles each of the many shapes anew. `test_backends.py` holds it to the
+reference."""
 
 from types import ModuleType
 from typing import Any
 
+import frameworks
 import numpy as np
 import pytest
 from attention_cases import DIMS, GROUPED, MASKS, SQUARE, Array, draw, draw_bias, draw_booleans, draw_values
@@ -13,6 +17,11 @@ from attnspec.contract import causal, full, key_lengths, query_lengths, sliding_
 
 TOLERANCE = 1e-13
 BATCH, HEADS, QUERIES, KEYS = DIMS.pairs
+
+
+@pytest.fixture(params=["reference", "torch", "tensorflow"], scope="module")
+def attn(request: pytest.FixtureRequest) -> ModuleType:
+    return frameworks.load(request.param)
 
 
 def output(attn: ModuleType, *arrays: Array, **options: Any) -> Array:
@@ -174,9 +183,7 @@ def test_adding_a_constant_moves_logsumexp_by_it(attn: ModuleType) -> None:
 
 def test_scale_multiplies_the_query(attn: ModuleType) -> None:
     query, key, value = draw(DIMS)
-    assert_same_bits(
-        output(attn, query, key, value, scale=-0.25), output(attn, -0.25 * query, key, value, scale=1.0)
-    )
+    assert_same_bits(output(attn, query, key, value, scale=-0.25), output(attn, -0.25 * query, key, value, scale=1.0))
     assert_close(output(attn, query, key, value), output(attn, query, key, value, scale=11**-0.5), TOLERANCE)
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import frameworks
 import numpy as np
 import pytest
-from attention_cases import DIMS, GROUPED, MASKS, SQUARE, Array, Dims, draw, draw_bias, draw_values
+from attention_cases import BY_RANK, DIMS, GROUPED, MASKS, SQUARE, Array, Dims, draw, draw_bias, draw_values
 from comparisons import assert_close, assert_same_bits
-from native_tensors import gradients, to_native, to_numpy
+from native_tensors import NUMPY_DTYPES, gradients, to_native, to_numpy
 
 from attnspec import reference
 
@@ -57,11 +57,10 @@ def test_central_differences_of_a_cubic() -> None:
 # --- gradients of every backend against differences of the reference
 
 SMALL = Dims((2,), 4, 2, 3, 5, 3, 2)
-SMALL_SQUARE = SMALL._replace(queries=5)
 
 GRADIENT_CASES: dict[str, tuple[Dims, str, list[str]]] = {
     "plain": (SMALL, "none", []),
-    "causal": (SMALL_SQUARE, "causal", []),
+    "causal": (SMALL, "causal_0", []),
     "empty_rows": (SMALL, "and_queries", ["bias", "softcap"]),
     "bias": (SMALL, "array", ["bias"]),
     "scale": (SMALL, "causal_end", ["scale"]),
@@ -97,6 +96,11 @@ def _expected_gradients(case: str) -> dict[str, Array]:
     return central_differences(loss, _arrays(dims, options))
 
 
+def _compiled_by_jax(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    # Eager gradients, which test_unread.py compares bit by bit, take JAX a second for each new function.
+    return importlib.import_module("jax").jit(function) if name == "jax" else function
+
+
 def _cotangent(dims: Dims) -> Array:
     return draw_values((*dims.pairs[:-1], dims.value_dim), np.random.default_rng(31))
 
@@ -105,9 +109,11 @@ def _cotangent(dims: Dims) -> Array:
 def test_gradients_against_differences_of_the_reference(name: str, case: str) -> None:
     dims, mask, options = GRADIENT_CASES[case]
     attn = frameworks.load(name)
-    function = functools.partial(attn.dot_product_attention, mask=MASKS[mask].make(dims))
+    function = _compiled_by_jax(name, functools.partial(attn.dot_product_attention, mask=MASKS[mask].make(dims)))
     output, given = gradients(name, function, _arrays(dims, options), _cotangent(dims))
-    assert_close(output, reference.dot_product_attention(**_arrays(dims, options), mask=MASKS[mask].make(dims)), TOLERANCE)
+    assert_close(
+        output, reference.dot_product_attention(**_arrays(dims, options), mask=MASKS[mask].make(dims)), TOLERANCE
+    )
     for key, expected in _expected_gradients(case).items():
         assert np.abs(expected).max() > 0.01
         assert_close(given[key], expected, DIFFERENCE_TOLERANCE)
@@ -131,7 +137,7 @@ def test_gradients_of_the_other_stages(name: str, stage: str) -> None:
     def function(**given: Any) -> Any:
         return getattr(attn.attention_stages(**given, value=to_native(name, value), mask=mask), stage)
 
-    _, given = gradients(name, function, arrays, cotangent)
+    _, given = gradients(name, _compiled_by_jax(name, function), arrays, cotangent)
     for key, expected in central_differences(loss, arrays).items():
         assert np.abs(expected).max() > 0.01
         assert_close(given[key], expected, DIFFERENCE_TOLERANCE)
@@ -184,7 +190,8 @@ def test_gradients_of_operations_with_projections(
     shape = function(reference, **arrays).shape
     cotangent = draw_values(shape, np.random.default_rng(47))
     expected = central_differences(lambda **given: float((function(reference, **given) * cotangent).sum()), arrays)
-    _, given = gradients(name, functools.partial(function, frameworks.load(name)), arrays, cotangent)
+    native = _compiled_by_jax(name, functools.partial(function, frameworks.load(name)))
+    _, given = gradients(name, native, arrays, cotangent)
     largest = max(np.abs(derivative).max() for derivative in expected.values())
     for key, derivative in expected.items():
         # A key bias has no effect, so its gradient is rounding only: measured against the others.
@@ -193,12 +200,11 @@ def test_gradients_of_operations_with_projections(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_gradients_have_the_dtype_of_what_they_belong_to(name: str, dtype: str) -> None:
-    from native_tensors import NUMPY_DTYPES
-
     attn = frameworks.load(name)
     arrays = {key: array.astype(NUMPY_DTYPES[dtype]) for key, array in _arrays(SMALL, ["bias"]).items()}
     cotangent = _cotangent(SMALL).astype(NUMPY_DTYPES[dtype])
-    function = functools.partial(attn.dot_product_attention, mask=MASKS["causal_end"].make(SMALL))
+    made = MASKS["causal_end"].make(SMALL)
+    function = _compiled_by_jax(name, functools.partial(attn.dot_product_attention, mask=made))
     _, given = gradients(name, function, arrays, cotangent)
     wide = {key: array.astype(np.float64) for key, array in arrays.items()}
     _, expected = gradients(name, function, wide, cotangent.astype(np.float64))
@@ -320,7 +326,7 @@ def test_jax_forward_mode(jax: Any, attn_jax: Any) -> None:
     arrays = dict(zip(("query", "key", "value"), draw(TINY), strict=True))
     function = functools.partial(_tiny_loss, attn_jax)
     expected = central_differences(lambda **given: float(_tiny_loss(reference, **given)), arrays)
-    for mode in (jax.jacfwd, jax.jacrev, jax.grad):
+    for mode in (jax.jacfwd, jax.jacrev):
         given = mode(function, argnums=(0, 1, 2))(*arrays.values())
         for derivative, key in zip(given, arrays, strict=True):
             assert_close(to_numpy(derivative), expected[key], DIFFERENCE_TOLERANCE)
@@ -410,9 +416,7 @@ def test_torch_vmap_over_lengths(torch: Any, attn_torch: Any) -> None:
     mapped = torch.func.vmap(
         lambda n: attn_torch.dot_product_attention(query, key, value, mask=attn_torch.key_lengths(n))
     )(lengths)
-    expected = [
-        reference.dot_product_attention(*draw(DIMS), mask=reference.key_lengths(n.numpy())) for n in lengths
-    ]
+    expected = [reference.dot_product_attention(*draw(DIMS), mask=reference.key_lengths(n.numpy())) for n in lengths]
     assert_close(to_numpy(mapped), np.stack(expected), TOLERANCE)
 
 
@@ -445,7 +449,7 @@ def test_torch_compile_forward_and_backward_with_a_mask_of_tensors(torch: Any, a
         return attn_torch.dot_product_attention(**tensors, mask=mask)
 
     compiled = torch.compile(function, fullgraph=True)
-    dims = SMALL_SQUARE
+    dims = SMALL
     for lengths in ([3, 5], [0, 4]):
         mask = attn_torch.key_lengths(torch.tensor(lengths)) & attn_torch.causal(torch.tensor([1, 0]))
         given, expected = (_leaves(torch, dims, ["bias", "scale", "softcap"]) for _ in range(2))
@@ -540,8 +544,6 @@ def test_tensorflow_unknown_sizes(tf: Any, attn_tf: Any, xla: bool) -> None:
 
 @pytest.mark.parametrize("rank", [2, 3, 5])
 def test_tensorflow_unknown_sizes_at_other_ranks(tf: Any, attn_tf: Any, rank: int) -> None:
-    from attention_cases import BY_RANK
-
     spec, pairs = tf.TensorSpec([None] * rank, tf.float64), tf.TensorSpec([None] * rank, tf.bool)
 
     @tf.function(input_signature=[spec, spec, spec, spec, pairs])
@@ -595,7 +597,9 @@ def test_tensorflow_second_derivatives(tf: Any, attn_tf: Any) -> None:
         outer.watch(query)
         with tf.GradientTape() as inner:
             inner.watch(query)
-            loss = tf.reduce_sum(attn_tf.dot_product_attention(query, key, value, mask=attn_tf.causal(1), softcap=3.0) ** 2)
+            loss = tf.reduce_sum(
+                attn_tf.dot_product_attention(query, key, value, mask=attn_tf.causal(1), softcap=3.0) ** 2
+            )
         gradient = inner.gradient(loss, query)
     hessian = to_numpy(outer.jacobian(gradient, query, experimental_use_pfor=False))
 

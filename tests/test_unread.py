@@ -148,7 +148,9 @@ def _assert_same_gradients(
 @pytest.mark.parametrize("poison", POISONS)
 @pytest.mark.parametrize("options", [False, True], ids=["plain", "all_options"])
 @pytest.mark.parametrize(
-    ("dims", "mask"), [UNREAD_CASES["both_lengths"], UNREAD_CASES["causal_behind"]], ids=["both_lengths", "causal_behind"]
+    ("dims", "mask"),
+    [UNREAD_CASES["both_lengths"], UNREAD_CASES["causal_behind"]],
+    ids=["both_lengths", "causal_behind"],
 )
 def test_unread_poison_changes_no_gradient(
     name: str, dims: Dims, mask: str, options: bool, poison: float, dtype: str
@@ -440,7 +442,9 @@ def test_other_stages_of_empty_rows_have_no_gradient_either(name: str, stage: st
     assert np.abs(given["query"][~empty]).max() > 0
 
 
-def _gradients_or_zero(name: str, function: Callable[..., Any], arrays: dict[str, Array], cotangent: Array) -> dict[str, Array]:
+def _gradients_or_zero(
+    name: str, function: Callable[..., Any], arrays: dict[str, Array], cotangent: Array
+) -> dict[str, Array]:
     value = to_native(name, arrays["value"])
     rest = {key: array for key, array in arrays.items() if key != "value"}
     return gradients(name, functools.partial(function, value=value), rest, cotangent)[1]

@@ -33,27 +33,11 @@ def self_attention(
 
     Differences: as for `dot_product_attention`; projections are not rounded to half precision in between.
     """
-    inputs, query_weight, key_weight, value_weight = as_tensors(
-        inputs=inputs, query_weight=query_weight, key_weight=key_weight, value_weight=value_weight
+    attention, dtype = prepare_self_attention(
+        inputs, query_weight, key_weight, value_weight, mask=mask, bias=bias, scale=scale, softcap=softcap
     )
-    bias = as_option("bias", bias, inputs)
-    operands = {
-        "inputs": describe(inputs),
-        "query_weight": describe(query_weight),
-        "key_weight": describe(key_weight),
-        "value_weight": describe(value_weight),
-    }
-    dtype = check_floating(**operands)
-    checks = new_checks(inputs)
-    sizes = self_attention_sizes(**operands, checks=checks)
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
-    inputs, query_weight, key_weight, value_weight, bias = assert_pending(
-        checks, inputs, query_weight, key_weight, value_weight, bias
-    )
-    wide = widen(inputs)[..., None, :, :]
-    query, key, value = wide @ widen(query_weight), wide @ widen(key_weight), wide @ widen(value_weight)
-    output = compute_stages(Attention(query, key, value, bias, sizes, options)).output
-    return tf.cast(tf.squeeze(output, -3), inputs.dtype)
+    output = compute_stages(attention).output
+    return tf.cast(tf.squeeze(output, -3), dtype)
 
 
 @without_autograph
@@ -73,18 +57,11 @@ def key_value_attention(
 
     Differences: as for `dot_product_attention`.
     """
-    query, keys, values = as_tensors(query=query, keys=keys, values=values)
-    bias = as_option("bias", bias, query)
-    operands = {"query": describe(query), "keys": describe(keys), "values": describe(values)}
-    dtype = check_floating(**operands)
-    checks = new_checks(query)
-    sizes = key_value_sizes(**operands, checks=checks)
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
-    query, keys, values, bias = assert_pending(checks, query, keys, values, bias)
-    wide_query = widen(query)[..., None, None, :]
-    wide_keys, wide_values = widen(keys)[..., None, :, :], widen(values)[..., None, :, :]
-    output = compute_stages(Attention(wide_query, wide_keys, wide_values, bias, sizes, options)).output
-    return tf.cast(tf.squeeze(output, [-2, -3]), query.dtype)
+    attention, dtype = prepare_key_value_attention(
+        query, keys, values, mask=mask, bias=bias, scale=scale, softcap=softcap
+    )
+    output = compute_stages(attention).output
+    return tf.cast(tf.squeeze(output, [-2, -3]), dtype)
 
 
 @without_autograph
@@ -107,6 +84,87 @@ def multi_head_attention(
 
     Differences: as for `self_attention`.
     """
+    attention, parameters, dtype = prepare_multi_head_attention(
+        query,
+        key,
+        value,
+        parameters,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        softcap=softcap,
+    )
+    output = compute_stages(attention).output
+    return tf.cast(project(merge_heads(output), parameters.output_weight, parameters.output_bias), dtype)
+
+
+def prepare_self_attention(
+    inputs: Any,
+    query_weight: Any,
+    key_weight: Any,
+    value_weight: Any,
+    *,
+    mask: Any,
+    bias: Any,
+    scale: Any,
+    softcap: Any,
+) -> tuple[Attention, tf.DType]:
+    """Check the arguments of a self-attention and project them: an attention with one head; return its dtype too."""
+    inputs, query_weight, key_weight, value_weight = as_tensors(
+        inputs=inputs, query_weight=query_weight, key_weight=key_weight, value_weight=value_weight
+    )
+    bias = as_option("bias", bias, inputs)
+    operands = {
+        "inputs": describe(inputs),
+        "query_weight": describe(query_weight),
+        "key_weight": describe(key_weight),
+        "value_weight": describe(value_weight),
+    }
+    dtype = check_floating(**operands)
+    checks = new_checks(inputs)
+    sizes = self_attention_sizes(**operands, checks=checks)
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    inputs, query_weight, key_weight, value_weight, bias = assert_pending(
+        checks, inputs, query_weight, key_weight, value_weight, bias
+    )
+    wide = widen(inputs)[..., None, :, :]
+    query, key, value = wide @ widen(query_weight), wide @ widen(key_weight), wide @ widen(value_weight)
+    return Attention(query, key, value, bias, sizes, options), inputs.dtype
+
+
+def prepare_key_value_attention(
+    query: Any, keys: Any, values: Any, *, mask: Any, bias: Any, scale: Any, softcap: Any
+) -> tuple[Attention, tf.DType]:
+    """Check the arguments of a key-value attention: an attention with one head and one query; return its dtype too."""
+    query, keys, values = as_tensors(query=query, keys=keys, values=values)
+    bias = as_option("bias", bias, query)
+    operands = {"query": describe(query), "keys": describe(keys), "values": describe(values)}
+    dtype = check_floating(**operands)
+    checks = new_checks(query)
+    sizes = key_value_sizes(**operands, checks=checks)
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    query, keys, values, bias = assert_pending(checks, query, keys, values, bias)
+    wide_query = widen(query)[..., None, None, :]
+    wide_keys, wide_values = widen(keys)[..., None, :, :], widen(values)[..., None, :, :]
+    return Attention(wide_query, wide_keys, wide_values, bias, sizes, options), query.dtype
+
+
+def prepare_multi_head_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    parameters: MultiHeadParameters,
+    *,
+    num_heads: int,
+    num_kv_heads: int | None,
+    mask: Any,
+    bias: Any,
+    scale: Any,
+    softcap: Any,
+) -> tuple[Attention, MultiHeadParameters, tf.DType]:
+    """Check the arguments of a multi-head attention, project them and split the heads; return parameters and dtype."""
     given = check_parameters(parameters)
     query, key, value, *weights = as_tensors(query=query, key=key, value=value, **given)
     bias = as_option("bias", bias, query)
@@ -121,25 +179,26 @@ def multi_head_attention(
     options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
     query, key, value, bias, *weights = assert_pending(checks, query, key, value, bias, *parameters)
     parameters = MultiHeadParameters(*weights)
-    wide_query = _split_heads(_project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
-    wide_key = _split_heads(_project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
-    wide_value = _split_heads(_project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
-    output = compute_stages(Attention(wide_query, wide_key, wide_value, bias, sizes, options)).output
-    return tf.cast(_project(_merge_heads(output), parameters.output_weight, parameters.output_bias), query.dtype)
+    wide_query = split_heads(project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
+    wide_key = split_heads(project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
+    wide_value = split_heads(project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
+    return Attention(wide_query, wide_key, wide_value, bias, sizes, options), parameters, query.dtype
 
 
-def _project(inputs: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+def project(inputs: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    """Compute x W + b."""
     outputs = widen(inputs) @ widen(weight)
     return outputs if bias is None else outputs + widen(bias)
 
 
-def _split_heads(array: tf.Tensor, heads: int) -> tf.Tensor:
+def split_heads(array: tf.Tensor, heads: int) -> tf.Tensor:
     """(*B, T, H·D) → (*B, H, T, D)."""
     *leading, columns = shape_of(array)
     return swap_axes(tf.reshape(array, [*leading, heads, columns // heads]))
 
 
-def _merge_heads(array: tf.Tensor) -> tf.Tensor:
+def merge_heads(array: tf.Tensor) -> tf.Tensor:
     """(*B, H, T, D) → (*B, T, H·D)."""
-    *leading, heads, columns = shape_of(swap_axes(array))
-    return tf.reshape(swap_axes(array), [*leading, heads * columns])
+    array = swap_axes(array)
+    *leading, heads, columns = shape_of(array)
+    return tf.reshape(array, [*leading, heads * columns])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attnspec.contract.operands import check_floating
@@ -32,24 +33,11 @@ def self_attention(
 
     Differences: as for `dot_product_attention`; projections are not rounded to half precision in between.
     """
-    inputs, query_weight, key_weight, value_weight = as_tensors(
-        inputs=inputs, query_weight=query_weight, key_weight=key_weight, value_weight=value_weight
+    attention, dtype = prepare_self_attention(
+        inputs, query_weight, key_weight, value_weight, mask=mask, bias=bias, scale=scale, softcap=softcap
     )
-    bias = as_option("bias", bias, inputs)
-    operands = {
-        "inputs": describe(inputs),
-        "query_weight": describe(query_weight),
-        "key_weight": describe(key_weight),
-        "value_weight": describe(value_weight),
-    }
-    dtype = check_floating(**operands)
-    checks = new_checks(inputs)
-    sizes = self_attention_sizes(**operands, checks=checks)
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
-    wide = widen(inputs).unsqueeze(-3)
-    query, key, value = wide @ widen(query_weight), wide @ widen(key_weight), wide @ widen(value_weight)
-    output: Tensor = compute_stages(Attention(query, key, value, bias, sizes, options)).output
-    return output.squeeze(-3).to(inputs.dtype)
+    output: Tensor = compute_stages(attention).output
+    return output.squeeze(-3).to(dtype)
 
 
 def key_value_attention(
@@ -68,17 +56,11 @@ def key_value_attention(
 
     Differences: as for `dot_product_attention`.
     """
-    query, keys, values = as_tensors(query=query, keys=keys, values=values)
-    bias = as_option("bias", bias, query)
-    operands = {"query": describe(query), "keys": describe(keys), "values": describe(values)}
-    dtype = check_floating(**operands)
-    checks = new_checks(query)
-    sizes = key_value_sizes(**operands, checks=checks)
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
-    wide_query = widen(query).unsqueeze(-2).unsqueeze(-2)
-    wide_keys, wide_values = widen(keys).unsqueeze(-3), widen(values).unsqueeze(-3)
-    output: Tensor = compute_stages(Attention(wide_query, wide_keys, wide_values, bias, sizes, options)).output
-    return output.squeeze(-2).squeeze(-2).to(query.dtype)
+    attention, dtype = prepare_key_value_attention(
+        query, keys, values, mask=mask, bias=bias, scale=scale, softcap=softcap
+    )
+    output: Tensor = compute_stages(attention).output
+    return output.squeeze(-2).squeeze(-2).to(dtype)
 
 
 def multi_head_attention(
@@ -100,6 +82,83 @@ def multi_head_attention(
 
     Differences: as for `self_attention`.
     """
+    attention, parameters, dtype = prepare_multi_head_attention(
+        query,
+        key,
+        value,
+        parameters,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        softcap=softcap,
+    )
+    output: Tensor = compute_stages(attention).output
+    return project(merge_heads(output), parameters.output_weight, parameters.output_bias).to(dtype)
+
+
+def prepare_self_attention(
+    inputs: Any,
+    query_weight: Any,
+    key_weight: Any,
+    value_weight: Any,
+    *,
+    mask: Any,
+    bias: Any,
+    scale: Any,
+    softcap: Any,
+) -> tuple[Attention, torch.dtype]:
+    """Check the arguments of a self-attention and project them: an attention with one head; return its dtype too."""
+    inputs, query_weight, key_weight, value_weight = as_tensors(
+        inputs=inputs, query_weight=query_weight, key_weight=key_weight, value_weight=value_weight
+    )
+    bias = as_option("bias", bias, inputs)
+    operands = {
+        "inputs": describe(inputs),
+        "query_weight": describe(query_weight),
+        "key_weight": describe(key_weight),
+        "value_weight": describe(value_weight),
+    }
+    dtype = check_floating(**operands)
+    checks = new_checks(inputs)
+    sizes = self_attention_sizes(**operands, checks=checks)
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    wide = widen(inputs).unsqueeze(-3)
+    query, key, value = wide @ widen(query_weight), wide @ widen(key_weight), wide @ widen(value_weight)
+    return Attention(query, key, value, bias, sizes, options), inputs.dtype
+
+
+def prepare_key_value_attention(
+    query: Any, keys: Any, values: Any, *, mask: Any, bias: Any, scale: Any, softcap: Any
+) -> tuple[Attention, torch.dtype]:
+    """Check the arguments of a key-value attention: an attention with one head and one query; return its dtype too."""
+    query, keys, values = as_tensors(query=query, keys=keys, values=values)
+    bias = as_option("bias", bias, query)
+    operands = {"query": describe(query), "keys": describe(keys), "values": describe(values)}
+    dtype = check_floating(**operands)
+    checks = new_checks(query)
+    sizes = key_value_sizes(**operands, checks=checks)
+    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    wide_query = widen(query).unsqueeze(-2).unsqueeze(-2)
+    wide_keys, wide_values = widen(keys).unsqueeze(-3), widen(values).unsqueeze(-3)
+    return Attention(wide_query, wide_keys, wide_values, bias, sizes, options), query.dtype
+
+
+def prepare_multi_head_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    parameters: MultiHeadParameters,
+    *,
+    num_heads: int,
+    num_kv_heads: int | None,
+    mask: Any,
+    bias: Any,
+    scale: Any,
+    softcap: Any,
+) -> tuple[Attention, MultiHeadParameters, torch.dtype]:
+    """Check the arguments of a multi-head attention, project them and split the heads; return parameters and dtype."""
     given = check_parameters(parameters)
     query, key, value, *weights = as_tensors(query=query, key=key, value=value, **given)
     bias = as_option("bias", bias, query)
@@ -112,25 +171,25 @@ def multi_head_attention(
         **operands, parameters=described, num_heads=num_heads, num_kv_heads=num_kv_heads, checks=checks
     )
     options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
-    wide_query = _split_heads(_project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
-    wide_key = _split_heads(_project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
-    wide_value = _split_heads(_project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
-    output: Tensor = compute_stages(Attention(wide_query, wide_key, wide_value, bias, sizes, options)).output
-    return _project(_merge_heads(output), parameters.output_weight, parameters.output_bias).to(query.dtype)
+    wide_query = split_heads(project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
+    wide_key = split_heads(project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
+    wide_value = split_heads(project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
+    return Attention(wide_query, wide_key, wide_value, bias, sizes, options), parameters, query.dtype
 
 
-def _project(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def project(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute x W + b."""
     outputs = widen(inputs) @ widen(weight)
     return outputs if bias is None else outputs + widen(bias)
 
 
-def _split_heads(tensor: Tensor, heads: int) -> Tensor:
+def split_heads(tensor: Tensor, heads: int) -> Tensor:
     """(*B, T, H·D) → (*B, H, T, D)."""
     *leading, columns = tensor.shape
     return tensor.reshape(*leading, heads, columns // heads).transpose(-2, -3)
 
 
-def _merge_heads(tensor: Tensor) -> Tensor:
+def merge_heads(tensor: Tensor) -> Tensor:
     """(*B, H, T, D) → (*B, T, H·D)."""
     tensor = tensor.transpose(-2, -3)
     return tensor.reshape(*tensor.shape[:-2], tensor.shape[-2] * tensor.shape[-1])

@@ -6,6 +6,9 @@ from .backends import load_backend as load_backend
 from .cases import Case as Case
 from .cases import VectorError as VectorError
 from .cases import load_cases as load_cases
+from .compare import Comparison as Comparison
+from .compare import compare as compare
+from .comparison_files import InputError as InputError
 from .results import Report as Report
 from .results import Result as Result
 from .results import Status as Status
@@ -15,6 +18,8 @@ from .targets import TargetError as TargetError
 
 __all__ = [
     "verify",
+    "compare",
+    "Comparison",
     "Report",
     "Result",
     "Status",
@@ -23,6 +28,7 @@ __all__ = [
     "list_backends",
     "load_backend",
     "Backend",
+    "InputError",
     "TargetError",
     "MissingFrameworkError",
     "VectorError",

@@ -60,7 +60,8 @@ def load_backend(name: str) -> ModuleType:
 
 
 def _version(importable: str, distributions: tuple[str, ...]) -> str | None:
-    if importlib.util.find_spec(importable) is None:
+    spec = importlib.util.find_spec(importable)
+    if spec is None or spec.origin is None:  # without an origin it is some folder of that name, not a package
         return None
     for distribution in distributions:
         try:

@@ -143,7 +143,7 @@ def projection_bound(
 
 def _gamma(terms: Array | int, roundoff: float) -> Array:
     terms = np.asarray(terms, dtype=np.float64)
-    return np.minimum(terms, 5 * np.sqrt(terms)) * roundoff
+    return np.asarray(np.minimum(terms, 5 * np.sqrt(terms)) * roundoff)
 
 
 def _clean(array: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ import numpy as np
 from attnspec.contract import Mask
 from attnspec.contract.mask_json import mask_from_json
 
+from .operations import OPERATIONS
 from .tensor_files import read_tensors
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -88,14 +89,32 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise VectorError(f"{path} is not valid JSON: {error}") from None
     schema = json.loads((VECTORS / "manifest.schema.json").read_text(encoding="utf8"))
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(manifest))
-    if error is not None:
-        raise VectorError(f"{path} does not fit its schema: {error.message} at {error.json_path}")
+    misfit = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(manifest))
+    if misfit is not None:
+        raise VectorError(f"{path} does not fit its schema: {misfit.message} at {misfit.json_path}")
     identifiers = [entry["id"] for entry in manifest["cases"]]
     repeated = {identifier for identifier in identifiers if identifiers.count(identifier) > 1}
     if repeated:
         raise VectorError(f"{path} names {sorted(repeated)[0]} twice")
+    for entry in manifest["cases"]:
+        _check_entry(entry, identifiers)
     return manifest
+
+
+def _check_entry(entry: Mapping[str, Any], identifiers: Container[str]) -> None:
+    """Check what a schema cannot say: the tensors that the operation needs, the mask, the twin."""
+    options = entry["options"]
+    needed = [*OPERATIONS[entry["operation"]].tensors, *(["bias"] if options["bias"] else [])]
+    for name in needed:
+        if name not in entry["tensors"]:
+            raise VectorError(f"vector {entry['id']} is a {entry['operation']} without a tensor {name!r}")
+    if options["mask"] is not None:
+        try:
+            mask_from_json(options["mask"])
+        except ValueError as error:
+            raise VectorError(f"vector {entry['id']}: {error}") from None
+    if entry["same_bits_as"] is not None and entry["same_bits_as"] not in identifiers:
+        raise VectorError(f"vector {entry['id']} names {entry['same_bits_as']} as its twin, which is no vector")
 
 
 def _load_case(folder: Path, entry: Mapping[str, Any]) -> Case:

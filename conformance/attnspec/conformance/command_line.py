@@ -52,7 +52,22 @@ def group() -> None:
 @click.option("--level", "levels", multiple=True, metavar="NAME", help="Only cases of this level.")
 @click.option("--case", "cases", multiple=True, metavar="ID", help="Only this case.")
 @click.option("--profile", metavar="NAME", help="The arithmetic that is declared for its dtype, such as bf16_eager.")
-@click.option("--failures", default=5, show_default=True, metavar="N", help="How many failures to describe.")
+@click.option(
+    "--failures",
+    default=5,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="How many failures to describe.",
+)
+@click.option(
+    "--timeout",
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="A case that takes longer is a timeout.",
+)
 @click.option(
     "--json",
     "json_path",
@@ -76,6 +91,7 @@ def verify(
     cases: tuple[str, ...],
     profile: str | None,
     failures: int,
+    timeout: float,
     json_path: Path | None,
     jobs: int,
 ) -> None:
@@ -109,7 +125,15 @@ def verify(
         raise click.UsageError(str(error)) from None
     total = len(specs) * sum(selection.matches(case) for case in shipped_cases())
     with _progress(total) as advance:
-        report = run_isolated(specs, selection, profile=profile, missing=missing, jobs=jobs, progress=advance)
+        report = run_isolated(
+            specs,
+            selection,
+            profile=profile,
+            missing=missing,
+            jobs=jobs,
+            seconds_per_case=timeout,
+            progress=advance,
+        )
     if json_path is not None and str(json_path) == "-":
         click.echo(report.to_json())
     else:
@@ -118,9 +142,9 @@ def verify(
         console = new_console()
         print_report(console, report, failures=failures)
         print_reasons(console, report)
-    if report.is_empty and not report.missing:
-        raise SystemExit(WRONG_USAGE)
-    raise SystemExit(CONFORMS if report.conforms else DISAGREES)
+    if report.missing or report.failures():
+        raise SystemExit(DISAGREES)
+    raise SystemExit(CONFORMS if report.conforms else WRONG_USAGE)  # what is left: nothing was decided
 
 
 @group.command(name="targets")

@@ -142,10 +142,10 @@ def _compare(
     _check_writable(output, ".safetensors")
     _check_writable(json_path, None)
     mask = _read_masks(causal, window, key_lengths, query_lengths)
-    path = files[0] if files else None
+    path, about = (files[0] if files else None), ""
     if example is not None:
         shipped = find_example(example)
-        path, mask = shipped.path, _both(shipped.mask, mask)
+        path, mask, about = shipped.path, _both(shipped.mask, mask), shipped.description
     try:
         question = pose(
             path or "",
@@ -167,10 +167,10 @@ def _compare(
         with silence():
             loaded = load_targets(targets or None)
         comparison = answer(question, loaded)
-    return _report(comparison, output, json_path)
+    return _report(comparison, about, output, json_path)
 
 
-def _report(comparison: Comparison, output: Path | None, json_path: Path | None) -> int:
+def _report(comparison: Comparison, about: str, output: Path | None, json_path: Path | None) -> int:
     from .comparison_tables import print_comparison, print_meaning
     from .tables import new_console
 
@@ -178,6 +178,8 @@ def _report(comparison: Comparison, output: Path | None, json_path: Path | None)
         _write_json(json_path, comparison.to_json())
     console = new_console()
     if str(json_path) != "-":
+        if about:
+            console.print(about, markup=False, soft_wrap=True)
         print_comparison(console, comparison)
         if comparison.question.inputs.tokens is not None:
             print_meaning(console, comparison)

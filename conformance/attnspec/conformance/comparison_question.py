@@ -48,7 +48,9 @@ class Question(NamedTuple):
     def digest(self) -> str:
         """Return the sha256 of everything that determines the answer: tensors, visible pairs, options."""
         numbers = {name: value for name, value in self.case.options.items() if name not in ("mask", "bias")}
-        digest = hashlib.sha256(json.dumps([self.case.operation, self.case.dtype, numbers], sort_keys=True).encode())
+        digest = hashlib.sha256(
+            json.dumps([self.case.operation, self.case.dtype, numbers], sort_keys=True, default=float).encode()
+        )
         for name, tensor in sorted(self.case.tensors.items()):
             digest.update(f"{name} {tensor.dtype.name} {tensor.shape}".encode())
             digest.update(np.ascontiguousarray(tensor).tobytes())

@@ -4,28 +4,15 @@ Every fault is a plain callable. It names the clause that it breaks and the cond
 without such a case cannot catch it.
 """
 
-# mypy: disable-error-code="no-any-return"
-# NumPy's stubs say Any for arithmetic on arrays whose dtype is open, and here every dtype is.
-
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-import ml_dtypes
 import numpy as np
 
-from .implementations import (
-    Restrictions,
-    Steps,
-    build,
-    capped,
-    isolated,
-    over_batch,
-    scaled_scores,
-    softmax,
-    visible_pairs,
-)
+from . import faulty_steps
+from .implementations import Steps, build, isolated
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -41,388 +28,226 @@ class Fault(NamedTuple):
     """A link to where it really happened, or a word on how it arises."""
 
 
-def scale_missing(query: Array, key: Array, scale: float) -> Array:
-    """Leave the scale out."""
-    del scale
-    return scaled_scores(query, key, 1.0)
-
-
-def scale_of_model_size(query: Array, key: Array, scale: float) -> Array:
-    """Scale by the size of all heads together instead of one head's."""
-    heads = query.shape[-3] if query.ndim > 3 else 1
-    return scaled_scores(query, key, scale / np.sqrt(heads))
-
-
-def scale_of_padded_size(query: Array, key: Array, scale: float) -> Array:
-    """Scale by the head dimension padded to a multiple of 8."""
-    size = query.shape[-1]
-    return scaled_scores(query, key, scale * np.sqrt(size / (size + -size % 8)))
-
-
-def scale_without_sign(query: Array, key: Array, scale: float) -> Array:
-    """Take the scale's absolute value, as √scale on both factors does."""
-    return scaled_scores(query, key, abs(scale))
-
-
-def mask_inverted(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
-    """Read True as ignore."""
-    mask = None if limits.mask is None else ~limits.mask
-    return visible_pairs(queries, keys, rank, limits._replace(mask=mask))
-
-
-def _shift_causal(amount: int) -> Callable[..., Array]:
-    def visible(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
-        if limits.causal_offset is not None:
-            limits = limits._replace(causal_offset=limits.causal_offset + amount)
-        return visible_pairs(queries, keys, rank, limits)
-
-    return visible
-
-
-def causal_top_left(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
-    """Align causal to the top left, whatever the offset."""
-    if limits.causal_offset is not None:
-        limits = limits._replace(causal_offset=0)
-    return visible_pairs(queries, keys, rank, limits)
-
-
-def causal_bottom_right(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
-    """Align causal to the bottom right, whatever the offset."""
-    if limits.causal_offset is not None:
-        limits = limits._replace(causal_offset=keys - queries)
-    return visible_pairs(queries, keys, rank, limits)
-
-
-def causal_lost_beside_mask(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
-    """Drop causal when a mask or lengths are given too."""
-    if limits.mask is not None or limits.key_lengths is not None:
-        limits = limits._replace(causal_offset=None)
-    return visible_pairs(queries, keys, rank, limits)
-
-
-def window_one_wider(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
-    """Let one key too many into the window on its left."""
-    if limits.window is not None and limits.window[0] is not None:
-        limits = limits._replace(window=(limits.window[0] + 1, limits.window[1]))
-    return visible_pairs(queries, keys, rank, limits)
-
-
-def window_right_ignored(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
-    """Forget the window's right edge."""
-    if limits.window is not None:
-        limits = limits._replace(window=(limits.window[0], None))
-    return visible_pairs(queries, keys, rank, limits)
-
-
-def lengths_off_by_one(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
-    """Read one key of the padding."""
-    if limits.key_lengths is not None:
-        limits = limits._replace(key_lengths=limits.key_lengths + 1)
-    return visible_pairs(queries, keys, rank, limits)
-
-
-def lengths_of_first_element(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
-    """Use the first element's length for the whole batch."""
-    if limits.key_lengths is not None and limits.key_lengths.size:
-        first = np.full_like(limits.key_lengths, limits.key_lengths.flat[0])
-        limits = limits._replace(key_lengths=first)
-    return visible_pairs(queries, keys, rank, limits)
-
-
-def query_lengths_ignored(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
-    """Let padded queries attend."""
-    return visible_pairs(queries, keys, rank, limits._replace(query_lengths=None))
-
-
-def query_lengths_on_keys(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
-    """Unpad the keys with the queries' lengths."""
-    if limits.query_lengths is not None:
-        visible = visible_pairs(queries, keys, rank, limits._replace(query_lengths=None))
-        return visible & (np.arange(keys) < over_batch(limits.query_lengths, rank))
-    return visible_pairs(queries, keys, rank, limits)
-
-
-def last_key_dropped(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
-    """Lose the last key beyond a multiple of 8, as a partial tile does."""
-    visible = visible_pairs(queries, keys, rank, limits)
-    return visible & (np.arange(keys) < keys - 1) if keys % 8 == 1 else visible
-
-
-def heads_tiled(array: Array, heads: int) -> Array:
-    """Tile the key/value heads instead of repeating each."""
-    return np.concatenate([array] * (heads // array.shape[-3]), axis=-3)
-
-
-def softcap_after_mask(scores: Array, visible: Array, bias: Array | None, softcap: float | None) -> Array:
-    """Cap the masked logits: −inf becomes −c, and every key is visible."""
-    logits = scores if bias is None else scores + bias
-    logits = np.where(visible, logits, -np.inf)
-    return logits if softcap is None else capped(logits, softcap)
-
-
-def bias_before_softcap(scores: Array, visible: Array, bias: Array | None, softcap: float | None) -> Array:
-    """Cap the scores together with the bias."""
-    logits = scores if bias is None else scores + bias
-    return np.where(visible, logits if softcap is None else capped(logits, softcap), -np.inf)
-
-
-def softcap_ignored(scores: Array, visible: Array, bias: Array | None, softcap: float | None) -> Array:
-    """Accept a softcap and forget it."""
-    del softcap
-    return np.where(visible, scores if bias is None else scores + bias, -np.inf)
-
-
-def bias_ignored(scores: Array, visible: Array, bias: Array | None, softcap: float | None) -> Array:
-    """Accept a bias and forget it."""
-    del bias
-    return np.where(visible, scores if softcap is None else capped(scores, softcap), -np.inf)
-
-
-def weak_mask(scores: Array, visible: Array, bias: Array | None, softcap: float | None) -> Array:
-    """Mask with −10 instead of −inf."""
-    logits = scores if softcap is None else capped(scores, softcap)
-    logits = logits if bias is None else logits + np.where(np.isneginf(bias), 0, bias)
-    return np.where(visible, logits, logits - 10)
-
-
-def sentinel_mask(scores: Array, visible: Array, bias: Array | None, softcap: float | None) -> Array:
-    """Mask with a large finite number: an empty row becomes the mean of all values."""
-    logits = scores if softcap is None else capped(scores, softcap)
-    logits = logits if bias is None else logits + np.where(np.isneginf(bias), 0, bias)
-    return np.where(visible, logits, np.finfo(logits.dtype).min)
-
-
-def softmax_nan_on_empty(logits: Array) -> Array:
-    """Divide 0 by 0 in an empty row."""
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
-def softmax_over_queries(logits: Array) -> Array:
-    """Normalise the wrong axis."""
-    return softmax(logits.mT).mT
-
-
-def softmax_without_maximum(logits: Array) -> Array:
-    """Exponentiate without subtracting the largest logit."""
-    weights = np.exp(logits)
-    total = weights.sum(axis=-1, keepdims=True)
-    return weights / np.where(total == 0, 1, total)
-
-
-def softmax_maximum_from_zero(logits: Array) -> Array:
-    """Start the running maximum at 0 instead of −inf."""
-    weights = np.exp(logits - np.maximum(logits.max(axis=-1, keepdims=True, initial=-np.inf), 0))
-    total = weights.sum(axis=-1, keepdims=True)
-    return weights / np.where(total == 0, 1, total)
-
-
-def softmax_without_rescaling(logits: Array) -> Array:
-    """Forget to rescale what was summed when a later block of 16 keys has a larger maximum."""
-    peak = np.full((*logits.shape[:-1], 1), -np.inf, logits.dtype)
-    parts = []
-    for start in range(0, logits.shape[-1], 16):
-        part = logits[..., start : start + 16]
-        peak = np.maximum(peak, part.max(axis=-1, keepdims=True))
-        parts.append(np.exp(part - np.where(np.isneginf(peak), 0, peak)))
-    if not parts:
-        return softmax(logits)
-    weights = np.concatenate(parts, axis=-1)
-    total = weights.sum(axis=-1, keepdims=True)
-    return weights / np.where(total == 0, 1, total)
-
-
-def values_leak(weights: Array, value: Array, visible: Array) -> Array:
-    """Multiply unread values by 0: 0 · NaN is NaN."""
-    del visible
-    return weights @ value
-
-
-def values_shifted(weights: Array, value: Array) -> Array:
-    """Read the values one key too late."""
-    return weights @ np.roll(value, 1, axis=-2)
-
-
-def half_precision_sums(weights: Array, value: Array) -> Array:
-    """Accumulate the weighted values in bfloat16."""
-    total = np.zeros((*weights.shape[:-1], value.shape[-1]), ml_dtypes.bfloat16)
-    for j in range(weights.shape[-1]):
-        total = (total + weights[..., :, j, None] * value[..., j, None, :]).astype(ml_dtypes.bfloat16)
-    return total.astype(weights.dtype)
-
-
 _CAUSAL = "a causal mask"
 _ISSUES = "https://github.com/"
 
 FAULTS: tuple[Fault, ...] = tuple(
     Fault(name, build(steps), clause, when, seen)
     for name, steps, clause, when, seen in (
-        ("scale-missing", Steps(scaled_scores=scale_missing), "S2", "Dk > 1", _ISSUES + "mlc-ai/mlc-llm/issues/3426"),
+        (
+            "scale-missing",
+            Steps(scaled_scores=faulty_steps.scale_missing),
+            "S2",
+            "Dk > 1",
+            _ISSUES + "mlc-ai/mlc-llm/issues/3426",
+        ),
         (
             "scale-of-model-size",
-            Steps(scaled_scores=scale_of_model_size),
+            Steps(scaled_scores=faulty_steps.scale_of_model_size),
             "S2",
             "Hq > 1",
             _ISSUES + "lucidrains/vit-pytorch/issues/65",
         ),
         (
             "scale-of-padded-size",
-            Steps(scaled_scores=scale_of_padded_size),
+            Steps(scaled_scores=faulty_steps.scale_of_padded_size),
             "S2",
             "Dk not a multiple of 8",
             "a kernel that pads the head dimension",
         ),
-        ("scale-without-sign", Steps(scaled_scores=scale_without_sign), "S2", "scale < 0", "√scale on both factors"),
+        (
+            "scale-without-sign",
+            Steps(scaled_scores=faulty_steps.scale_without_sign),
+            "S2",
+            "scale < 0",
+            "√scale on both factors",
+        ),
         (
             "mask-inverted",
-            Steps(visible_pairs=mask_inverted),
+            Steps(visible_pairs=faulty_steps.mask_inverted),
             "S4",
             "a mask array",
             _ISSUES + "NVIDIA/TransformerEngine/issues/614",
         ),
-        ("causal-strict", Steps(visible_pairs=_shift_causal(-1)), "S7", _CAUSAL, "j < i instead of j ≤ i"),
-        ("causal-peek", Steps(visible_pairs=_shift_causal(1)), "S7", _CAUSAL, "j ≤ i + 1 instead of j ≤ i"),
+        (
+            "causal-strict",
+            Steps(visible_pairs=faulty_steps.shifted_causal(-1)),
+            "S7",
+            _CAUSAL,
+            "j < i instead of j ≤ i",
+        ),
+        (
+            "causal-peek",
+            Steps(visible_pairs=faulty_steps.shifted_causal(1)),
+            "S7",
+            _CAUSAL,
+            "j ≤ i + 1 instead of j ≤ i",
+        ),
         (
             "causal-top-left",
-            Steps(visible_pairs=causal_top_left),
+            Steps(visible_pairs=faulty_steps.causal_top_left),
             "S7",
             "Tq ≠ Tk",
             _ISSUES + "Dao-AILab/flash-attention/issues/436",
         ),
         (
             "causal-bottom-right",
-            Steps(visible_pairs=causal_bottom_right),
+            Steps(visible_pairs=faulty_steps.causal_bottom_right),
             "S7",
             "Tq ≠ Tk, offset 0",
             _ISSUES + "NVIDIA/cutlass/issues/2336",
         ),
         (
             "causal-lost-beside-mask",
-            Steps(visible_pairs=causal_lost_beside_mask),
+            Steps(visible_pairs=faulty_steps.causal_lost_beside_mask),
             "S6",
             "causal and another mask",
             _ISSUES + "keras-team/keras/issues/23038",
         ),
         (
             "window-one-wider",
-            Steps(visible_pairs=window_one_wider),
+            Steps(visible_pairs=faulty_steps.window_one_wider),
             "S7",
             "a window",
             _ISSUES + "huggingface/transformers/issues/39408",
         ),
         (
             "window-right-ignored",
-            Steps(visible_pairs=window_right_ignored),
+            Steps(visible_pairs=faulty_steps.window_right_ignored),
             "S7",
             "a window bounded on its right",
             "an option that is read by halves",
         ),
-        ("lengths-off-by-one", Steps(visible_pairs=lengths_off_by_one), "S8", "key lengths", "j ≤ n instead of j < n"),
+        (
+            "lengths-off-by-one",
+            Steps(visible_pairs=faulty_steps.lengths_off_by_one),
+            "S8",
+            "key lengths",
+            "j ≤ n instead of j < n",
+        ),
         (
             "lengths-of-first-element",
-            Steps(visible_pairs=lengths_of_first_element),
+            Steps(visible_pairs=faulty_steps.lengths_of_first_element),
             "S8",
             "key lengths that differ",
             "a mask of batch element 0 for all",
         ),
         (
             "query-lengths-ignored",
-            Steps(visible_pairs=query_lengths_ignored),
+            Steps(visible_pairs=faulty_steps.query_lengths_ignored),
             "S8",
             "query lengths",
             "padding of queries is left to the caller",
         ),
         (
             "query-lengths-on-keys",
-            Steps(visible_pairs=query_lengths_on_keys),
+            Steps(visible_pairs=faulty_steps.query_lengths_on_keys),
             "S8",
             "query lengths, Tq ≠ Tk",
             "one padding mask for both sides",
         ),
         (
             "last-key-dropped",
-            Steps(visible_pairs=last_key_dropped),
+            Steps(visible_pairs=faulty_steps.last_key_dropped),
             "S1",
             "one key beyond a tile",
             _ISSUES + "pytorch/pytorch/issues/191937",
         ),
-        ("heads-tiled", Steps(repeat_heads=heads_tiled), "S12", "Hq > Hkv > 1", _ISSUES + "onnx/onnx/pull/7274"),
+        (
+            "heads-tiled",
+            Steps(repeat_heads=faulty_steps.heads_tiled),
+            "S12",
+            "Hq > Hkv > 1",
+            _ISSUES + "onnx/onnx/pull/7274",
+        ),
         (
             "softcap-after-mask",
-            Steps(masked_logits=softcap_after_mask),
+            Steps(masked_logits=faulty_steps.softcap_after_mask),
             "S3",
             "softcap and a mask",
             _ISSUES + "onnx/onnx/issues/7865",
         ),
         (
             "bias-before-softcap",
-            Steps(masked_logits=bias_before_softcap),
+            Steps(masked_logits=faulty_steps.bias_before_softcap),
             "S3",
             "softcap and a bias",
             _ISSUES + "microsoft/onnxruntime/pull/28370",
         ),
         (
             "softcap-ignored",
-            Steps(masked_logits=softcap_ignored),
+            Steps(masked_logits=faulty_steps.softcap_ignored),
             "S3",
             "a softcap",
             "an option that is accepted and not read",
         ),
-        ("bias-ignored", Steps(masked_logits=bias_ignored), "S5", "a bias", "an option that is accepted and not read"),
-        ("weak-mask", Steps(masked_logits=weak_mask), "S4", "a mask", "a finite mask value that is too small"),
+        (
+            "bias-ignored",
+            Steps(masked_logits=faulty_steps.bias_ignored),
+            "S5",
+            "a bias",
+            "an option that is accepted and not read",
+        ),
+        (
+            "weak-mask",
+            Steps(masked_logits=faulty_steps.weak_mask),
+            "S4",
+            "a mask",
+            "a finite mask value that is too small",
+        ),
         (
             "sentinel-mask",
-            Steps(masked_logits=sentinel_mask),
+            Steps(masked_logits=faulty_steps.sentinel_mask),
             "S10",
             "an empty row",
             _ISSUES + "pytorch/pytorch/issues/110213",
         ),
         (
             "nan-on-empty-rows",
-            Steps(softmax=softmax_nan_on_empty),
+            Steps(softmax=faulty_steps.softmax_nan_on_empty),
             "S10",
             "an empty row",
             _ISSUES + "pytorch/pytorch/issues/103963",
         ),
-        ("softmax-over-queries", Steps(softmax=softmax_over_queries), "S3", "Tq > 1", "the wrong axis"),
+        ("softmax-over-queries", Steps(softmax=faulty_steps.softmax_over_queries), "S3", "Tq > 1", "the wrong axis"),
         (
             "softmax-without-maximum",
-            Steps(softmax=softmax_without_maximum),
+            Steps(softmax=faulty_steps.softmax_without_maximum),
             "S16",
             "logits beyond the exponential's range",
             "an unshifted exponential",
         ),
         (
             "softmax-maximum-from-zero",
-            Steps(softmax=softmax_maximum_from_zero),
+            Steps(softmax=faulty_steps.softmax_maximum_from_zero),
             "S16",
             "a row of very negative logits",
             "a maximum that starts at 0",
         ),
         (
             "softmax-without-rescaling",
-            Steps(softmax=softmax_without_rescaling),
+            Steps(softmax=faulty_steps.softmax_without_rescaling),
             "S16",
             "a larger maximum in a later block",
             "an online softmax without its correction",
         ),
         (
             "unread-values-leak",
-            Steps(weighted_values=values_leak),
+            Steps(weighted_values=faulty_steps.values_leak),
             "S11",
             "NaN in an unread value",
             _ISSUES + "pytorch/pytorch/issues/101967",
         ),
         (
             "values-shifted",
-            Steps(weighted_values=isolated(values_shifted)),
+            Steps(weighted_values=isolated(faulty_steps.values_shifted)),
             "S1",
             "Tk > 1",
             "an index that starts at 1",
         ),
         (
             "half-precision-sums",
-            Steps(weighted_values=isolated(half_precision_sums)),
+            Steps(weighted_values=isolated(faulty_steps.half_precision_sums)),
             "S16",
             "several keys",
             "sums in the storage dtype",

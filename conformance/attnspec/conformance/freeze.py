@@ -19,7 +19,8 @@ from attnspec.contract.mask_json import mask_to_json
 
 from .admission import CHEATS, decides, evaluate, largest_ratio
 from .cases import VECTORS, Case, load_cases
-from .designs import Design, designs
+from .design import Design
+from .designs import designs
 from .operations import OPERATIONS
 from .profiles import default_profile
 from .recipes import Array, round_to

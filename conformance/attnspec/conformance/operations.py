@@ -78,9 +78,14 @@ def _key_value_attention(tensors: Tensors, options: Mapping[str, Any], profile: 
 
 def _multi_head_attention(tensors: Tensors, options: Mapping[str, Any], profile: Profile) -> Evaluation:
     parameters = MultiHeadParameters(*(tensors.get(name) for name in MultiHeadParameters._fields))
-    heads = {name: options.get(name) for name in ("num_heads", "num_kv_heads")}
     attention, _ = reference_projections.prepare_multi_head_attention(
-        tensors["query"], tensors["key"], tensors["value"], parameters, **heads, **_core_options(options)
+        tensors["query"],
+        tensors["key"],
+        tensors["value"],
+        parameters,
+        num_heads=options["num_heads"],
+        num_kv_heads=options.get("num_kv_heads"),
+        **_core_options(options),
     )
     errors = []
     for part, count in zip(_PARTS, (attention.sizes.num_heads, *2 * (attention.sizes.num_kv_heads,)), strict=True):

@@ -81,7 +81,7 @@ def _edge(row: Array, *, inside: bool) -> int | None:
 
 def projections(rng: np.random.Generator, inputs: int, outputs: int) -> Array:
     """A weight matrix that keeps the size of what it multiplies."""
-    return rng.standard_normal((inputs, outputs)) / np.sqrt(inputs)
+    return np.asarray(rng.standard_normal((inputs, outputs)) / np.sqrt(inputs))
 
 
 def round_to(tensors: dict[str, Array], dtype: str) -> dict[str, Array]:
@@ -90,4 +90,4 @@ def round_to(tensors: dict[str, Array], dtype: str) -> dict[str, Array]:
 
 
 def _values(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    return rng.choice([-1.0, 1.0], shape) * rng.uniform(1.0, 2.0, shape)
+    return np.asarray(rng.choice([-1.0, 1.0], shape) * rng.uniform(1.0, 2.0, shape))

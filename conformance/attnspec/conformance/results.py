@@ -57,12 +57,18 @@ class Report:
 
     @property
     def conforms(self) -> bool:
-        """Whether at least one case was decided, none failed, and nothing that was required is missing."""
-        return not self.is_empty and not self.missing and not self.failures()
+        """Whether every target had a case decided, none failed, and nothing that was required is missing."""
+        return not (self.is_empty or self.undecided() or self.missing or self.failures())
 
     def failures(self) -> tuple[Result, ...]:
         """Return the results that break conformance."""
         return tuple(result for result in self.results if result.status not in CONFORMING)
+
+    def undecided(self) -> tuple[str, ...]:
+        """Return the targets without any decided case: nothing is known about them."""
+        targets = dict.fromkeys(result.target for result in self.results)
+        decided = {result.target for result in self.results if result.status is not Status.UNSUPPORTED}
+        return tuple(target for target in targets if target not in decided)
 
     def count(self, *statuses: Status, target: str | None = None, dtype: str | None = None) -> int:
         """Count the results with one of these statuses."""
@@ -89,6 +95,8 @@ class Report:
         lines = [*self.missing]
         if not decided:
             lines.append("no case ran")
+        elif self.undecided():
+            lines.append(f"no case was decided for {', '.join(self.undecided())}")
         lines.append(f"{decided - len(failures)} of {decided} cases conform")
         lines += [f"{r.target} {r.case}: {r.status}: {r.message}" for r in failures[:limit]]
         if len(failures) > limit:

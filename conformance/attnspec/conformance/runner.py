@@ -72,10 +72,14 @@ def verify(
         ValueError: an unknown profile, or a selection that names something that no case has.
         VectorError: vectors that are damaged.
     """
-    selection = Selection(*map(frozenset, (clauses, operations, dtypes, levels, cases)))
+    selection = Selection(*map(_as_set, (clauses, operations, dtypes, levels, cases)))
     specs = [target] if isinstance(target, str) or callable(target) else list(target)
     check_selection(selection)
     return run([load_target(spec) for spec in specs], selection, profile=find_profile(profile))
+
+
+def _as_set(values: Iterable[str]) -> frozenset[str]:
+    return frozenset((values,) if isinstance(values, str) else values)  # one name is not a sequence of letters
 
 
 def check_selection(selection: Selection) -> None:
@@ -118,15 +122,18 @@ def run_target(
 ) -> Iterator[str | Result]:
     """Run the selected cases on one target: yield each case's identifier before it runs, and its result after."""
     outputs: dict[str, Array] = {}
-    by_id = {case.id: case for case in shipped_cases()}
-    for case in by_id.values():
-        if not selection.matches(case) or case.id in skip:
-            continue
-        yield case.id
-        profile = profile_for(case, override)
-        started = time.perf_counter()
-        verdict = _judge(target, case, profile, outputs, by_id)
-        yield result_of(target.name, case, profile, *verdict, time.perf_counter() - started)
+    for case in shipped_cases():
+        if selection.matches(case) and case.id not in skip:
+            yield case.id
+            yield run_case(target, case, override, outputs)
+
+
+def run_case(target: Target, case: Case, override: Profile | None, outputs: dict[str, Array]) -> Result:
+    """Run one case on one target and judge it; `outputs` keeps what the target has computed, for the cases' twins."""
+    profile = profile_for(case, override)
+    started = time.perf_counter()
+    status, ratio, message = _judge(target, case, profile, outputs)
+    return result_of(target.name, case, profile, status, ratio, message, time.perf_counter() - started)
 
 
 def result_of(
@@ -148,9 +155,7 @@ def versions_of(targets: Mapping[str, str]) -> dict[str, str]:
     return own | dict(targets)
 
 
-def _judge(
-    target: Target, case: Case, profile: Profile, outputs: dict[str, Array], by_id: dict[str, Case]
-) -> tuple[Status, float | None, str]:
+def _judge(target: Target, case: Case, profile: Profile, outputs: dict[str, Array]) -> tuple[Status, float | None, str]:
     reason = target.unsupported(case)
     if reason is not None:
         return Status.UNSUPPORTED, None, reason
@@ -160,30 +165,32 @@ def _judge(
     try:
         outputs[case.id] = output = _call(target, case)
         repeated = _call(target, case)
-    except InputChangedError as error:
-        return Status.FAIL, None, str(error)
-    except Exception as error:  # whatever a target raises is its result, not ours
-        return Status.ERROR, None, f"{type(error).__name__}: {error}"
+    except _NoOutputError as error:
+        return error.status, None, str(error)
     status, ratio, message = _compare(case, output, target.output_dtype(case), evaluation)
     if status is Status.FAIL:
         return status, ratio, message
     if not _same_bits(output, repeated):
         return Status.NONDETERMINISTIC, ratio, "the same call gave different bits the second time (S17)"
-    if case.same_bits_as is not None:
-        partner = case.same_bits_as
-        if partner not in outputs:
-            outputs[partner] = _call(target, by_id[partner])
-        if not _same_bits(output, outputs[partner]):
-            return (
-                Status.FAIL,
-                ratio,
-                f"unread entries changed the result: its bits differ from those of {partner} (S11)",
-            )
+    twin = case.same_bits_as
+    if twin is not None:
+        try:
+            if twin not in outputs:
+                outputs[twin] = _call(target, _by_id()[twin])
+        except _NoOutputError as error:
+            return error.status, ratio, f"its twin {twin} gave no output: {error}"
+        if not _same_bits(output, outputs[twin]):
+            message = f"unread entries changed the result: its bits differ from those of {twin} (S11)"
+            return Status.FAIL, ratio, message
     return status, ratio, message
 
 
-class InputChangedError(Exception):
-    """A target wrote into its inputs."""
+class _NoOutputError(Exception):
+    """A call that gave nothing to compare, and the status that follows."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def _call(target: Target, case: Case) -> Array:
@@ -191,10 +198,15 @@ def _call(target: Target, case: Case) -> Array:
     tensors = {name: tensor.copy() for name, tensor in case.tensors.items()}
     for tensor in tensors.values():
         tensor.flags.writeable = False
-    output = target.run(case, tensors).copy()
+    try:
+        output = target.run(case, tensors).copy()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a target raises is its result, not ours; so is an exit
+        raise _NoOutputError(Status.ERROR, f"{type(error).__name__}: {error}".removesuffix(": ")) from error
     for name, tensor in tensors.items():
         if tensor.tobytes() != case.tensors[name].tobytes():
-            raise InputChangedError(f"the target changed its input `{name}` (S17)")
+            raise _NoOutputError(Status.FAIL, f"the target changed its input `{name}` (S17)")
     return output
 
 
@@ -228,5 +240,9 @@ def _same_bits(left: Array, right: Array) -> bool:
 @functools.cache
 def _evaluate(identifier: str, profile: Profile) -> Evaluation:
     """Compute a shipped case's bound once for all targets."""
-    case = next(case for case in shipped_cases() if case.id == identifier)
-    return evaluate(case, profile)
+    return evaluate(_by_id()[identifier], profile)
+
+
+@functools.cache
+def _by_id() -> dict[str, Case]:
+    return {case.id: case for case in shipped_cases()}

@@ -84,7 +84,7 @@ class SavedDifferences:
 
 def save_outputs(path: Path, outputs: Mapping[str, Array], bound: Array, description: Mapping[str, Any]) -> None:
     """Write outputs by target, their bound and what they are (operation, dtype, profile, inputs, targets)."""
-    metadata = {"attnspec": json.dumps({"format": _FORMAT, **description}, sort_keys=True)}
+    metadata = {"attnspec": json.dumps({"format": _FORMAT, **description})}
     path.write_bytes(write_tensors({**outputs, BOUND: bound}, metadata))
 
 
@@ -111,7 +111,8 @@ def read_saved(path: Path) -> SavedComparison:
     if bound is None or not is_whole or not is_floating or len(shapes) != 1:
         raise InputError(f"{path}: the file is damaged: its tensors are not those that it describes")
     operation, dtype, profile, inputs = (str(description[name]) for name in _DESCRIPTION[1:5])
-    return SavedComparison(path, operation, dtype, profile, inputs, targets, tensors, bound)
+    outputs = {name: tensors[name] for name in targets}  # in the order of the run
+    return SavedComparison(path, operation, dtype, profile, inputs, targets, outputs, bound)
 
 
 def compare_saved(left: Path, right: Path) -> SavedDifferences:

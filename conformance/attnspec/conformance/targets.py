@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -64,7 +65,10 @@ class BackendTarget:
                 f"target {name!r} needs {backend.framework}; install it with: {backend.install}"
             )
         self.version = f"{backend.framework} {backend.version}"
-        self._module = load_backend(name)
+        try:
+            self._module = load_backend(name)
+        except Exception as error:
+            raise TargetError(f"target {name!r} cannot be imported: {_what(error)}") from error
 
     def unsupported(self, case: Case) -> str | None:
         """Say that JAX without 64-bit has no float64; everything else is supported."""
@@ -74,7 +78,8 @@ class BackendTarget:
 
     def output_dtype(self, case: Case) -> np.dtype[Any]:
         """Return the query's dtype (S16); the reference returns float64 by definition."""
-        return DTYPES["float64" if self.name == "reference" else case.dtype]
+        dtype: np.dtype[Any] = DTYPES["float64" if self.name == "reference" else case.dtype]
+        return dtype
 
     def run(self, case: Case, tensors: dict[str, Array]) -> Array:
         """Call the backend with NumPy arrays and return what it computed."""
@@ -102,7 +107,8 @@ class CallableTarget:
 
     def output_dtype(self, case: Case) -> np.dtype[Any]:
         """Return the query's dtype (S16)."""
-        return DTYPES[case.dtype]
+        dtype: np.dtype[Any] = DTYPES[case.dtype]
+        return dtype
 
     def run(self, case: Case, tensors: dict[str, Array]) -> Array:
         """Call the function with the keywords that the case needs and no others."""
@@ -136,10 +142,10 @@ def to_numpy(output: Any) -> Array:
     """Return an output as a NumPy array, bit for bit: a framework's own tensors included."""
     if isinstance(output, np.ndarray | np.generic):
         return np.asarray(output)
-    if type(output).__module__.partition(".")[0] == "torch":
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(output, torch.Tensor):
         output = output.detach().cpu()
-        if str(output.dtype) == "torch.bfloat16":
-            torch = sys.modules["torch"]
+        if output.dtype == torch.bfloat16:
             return np.asarray(output.contiguous().view(torch.int16).numpy().view(DTYPES["bfloat16"]))
         return np.asarray(output.numpy())
     if hasattr(output, "shape") and hasattr(output, "dtype"):
@@ -175,25 +181,38 @@ def profile_for(case: Case, override: Profile | None) -> Profile:
 def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise TargetError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"attnspec_target_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise TargetError(f"{path} cannot be read as a Python module")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # so that the file can import its neighbours
+    sys.modules[spec.name] = module  # dataclasses and pickle look a class's module up there
+    folder = str(path.parent.resolve())
+    sys.path.insert(0, folder)  # so that the file can import its neighbours
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise TargetError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        del sys.modules[spec.name]
+        raise TargetError(f"{path} cannot be imported: {_what(error)}") from error
     finally:
-        sys.path.remove(str(path.parent.resolve()))
+        with contextlib.suppress(ValueError):  # the file may have put its own order there
+            sys.path.remove(folder)
+    if folder not in sys.path:
+        sys.path.append(folder)  # for imports inside its functions; at the end, where it hides nothing installed
     return module
 
 
 def _load_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except Exception as error:
-        raise TargetError(f"module {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise TargetError(f"module {name!r} cannot be imported: {_what(error)}") from error
+
+
+def _what(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _accepted_keywords(name: str, function: Callable[..., Any]) -> tuple[frozenset[str], bool]:
@@ -206,6 +225,13 @@ def _accepted_keywords(name: str, function: Callable[..., Any]) -> tuple[frozens
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
     if len(positional) < 3 and not any(p.kind is p.VAR_POSITIONAL for p in positional):
         raise TargetError(f"{name} must take query, key and value; its signature is {inspect.signature(function)}")
+    demanded = [p.name for p in [*positional[3:], *parameters] if p.default is p.empty and p.kind not in _VARIABLE]
+    demanded = [name for name in demanded if name not in {p.name for p in positional[:3]}]
+    if demanded:
+        raise TargetError(
+            f"{name} must not demand `{demanded[0]}`: a case gives only the keywords that it needs, so every parameter "
+            f"after query, key and value needs a default"
+        )
     named = frozenset(
         p.name for p in [*positional[3:], *parameters] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     )

@@ -11,7 +11,12 @@ from . import masks
 
 
 def mask_to_json(mask: masks.Mask) -> dict[str, Any]:
-    """Write a mask as JSON data: `{"kind": "causal", "offset": "end"}`. Arrays become nested lists."""
+    """Write a mask as JSON data: `{"kind": "causal", "offset": "end"}`. Arrays become nested lists.
+
+    Raises:
+        TypeError: a class of masks that JSON has no kind for.
+        ValueError: an array without elements, whose shape nested lists cannot say.
+    """
     match mask:
         case masks.Full():
             return {"kind": "full"}
@@ -24,7 +29,10 @@ def mask_to_json(mask: masks.Mask) -> dict[str, Any]:
         case masks.QueryLengths(lengths=lengths):
             return {"kind": "query_lengths", "lengths": _to_list(lengths)}
         case masks.BooleanArray(array=array):
-            return {"kind": "array", "values": _to_list(array)}
+            values = np.asarray(array)
+            if not values.size:
+                raise ValueError(f"a mask array without elements cannot be written as JSON; its shape is {values.shape}")
+            return {"kind": "array", "values": values.tolist()}
         case masks.Both(left=first, right=second):
             return {"kind": "and", "masks": [mask_to_json(first), mask_to_json(second)]}
         case masks.Either(left=first, right=second):
@@ -36,14 +44,16 @@ def mask_to_json(mask: masks.Mask) -> dict[str, Any]:
 
 def mask_from_json(data: Any) -> masks.Mask:
     """Read what `mask_to_json` wrote; anything else is a ValueError that names the place."""
-    if not isinstance(data, dict) or data.get("kind") not in _READERS:
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if not isinstance(kind, str) or kind not in _READERS:
         raise ValueError(f"a mask in JSON must be an object whose `kind` is one of {', '.join(_READERS)}; got {data!r}")
-    reader, keys = _READERS[data["kind"]]
+    reader, keys = _READERS[kind]
     if set(data) != {"kind", *keys}:
-        raise ValueError(
-            f"a mask of kind {data['kind']!r} in JSON must have the keys {['kind', *keys]}; got {list(data)}"
-        )
-    return reader(*(data[key] for key in keys))
+        raise ValueError(f"a mask of kind {kind!r} in JSON must have the keys {['kind', *keys]}; got {list(data)}")
+    try:
+        return reader(*(data[key] for key in keys))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"in a mask of kind {kind!r} in JSON: {error}") from None
 
 
 def _to_list(value: Any) -> Any:

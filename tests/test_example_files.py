@@ -1,0 +1,90 @@
+"""The shipped examples are what they say, and each template is a valid input of its operation."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from attnspec.conformance.comparison_files import InputError, find_operation, read_inputs, read_metadata
+from attnspec.conformance.example_files import (
+    EXAMPLES,
+    MINILM,
+    MINILM_SENTENCES,
+    capture_minilm,
+    find_example,
+    template,
+    template_command,
+    template_text,
+)
+from attnspec.conformance.operations import OPERATIONS
+from attnspec.conformance.tensor_files import read_tensors
+from attnspec.contract import key_lengths
+
+TOKENS = [
+    ["[CLS]", "the", "bank", "of", "the", "river", "was", "muddy", "after", "the", "storm", ".", "[SEP]"],
+    ["[CLS]", "she", "took", "her", "savings", "to", "the", "bank", ".", "[SEP]"],
+    ["[CLS]", "it", "rained", ".", "[SEP]"],
+]
+
+
+def test_the_fox_is_four_tokens_whose_keys_and_values_are_shifted_queries() -> None:
+    fox = read_inputs(find_example("fox").path, find_operation("dot_product_attention"), None)
+    assert fox.tokens == ("The", "quick", "brown", "fox")
+    assert fox.dtype == "float64"
+    query = np.array([[1, 2, 3, 4], [2, 3, 4, 5], [3, 4, 5, 6], [4, 5, 6, 7]]) / 10
+    np.testing.assert_array_equal(fox.tensors["query"], query)
+    np.testing.assert_allclose(fox.tensors["key"], query + 0.4, rtol=1e-15)
+    np.testing.assert_allclose(fox.tensors["value"], query + 0.8, rtol=1e-15)
+
+
+def test_minilm_is_what_the_wheel_gives_today() -> None:
+    shipped, (computed, about) = read_tensors(MINILM.read_bytes()), capture_minilm()
+    assert set(shipped) == set(computed) == {"query", "key", "value"}
+    for name, tensor in computed.items():
+        assert shipped[name].dtype == np.float32
+        assert shipped[name].shape == (3, 12, 13, 32)
+        # Half a unit of float32 may fall to the other side with another BLAS.
+        np.testing.assert_allclose(shipped[name], tensor, rtol=2**-23, atol=1e-7)
+    assert read_metadata(MINILM) == about
+    assert MINILM.stat().st_size < 350_000
+
+
+def test_minilm_says_its_sentences_tokens_and_lengths() -> None:
+    about = read_metadata(MINILM)
+    assert (tuple(about["sentences"]), about["tokens"]) == (MINILM_SENTENCES, TOKENS)
+    assert (about["lengths"], about["layer"]) == ([13, 10, 5], 0)
+    assert find_example("minilm").mask == key_lengths([13, 10, 5])
+
+
+def test_minilm_attends_as_a_trained_layer_does() -> None:
+    # Head 2 of this layer looks at the token before (see test_encoder_capture.py): nothing that random numbers do.
+    query, key = (read_tensors(MINILM.read_bytes())[name][1, 2, :10].astype(np.float64) for name in ("query", "key"))
+    assert (query @ key.T).argmax(axis=-1).tolist() == [0, *range(9)]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_template_holds_every_name_of_its_operation(operation: str) -> None:
+    data = json.loads(template_text(operation))
+    assert data == template(operation)
+    found = OPERATIONS[operation]
+    assert list(data) == ["dtype", *found.tensors, *found.optional, "mask", "bias"]
+    command = template_command(operation, "x.json")
+    assert command.startswith("attnspec compare x.json")
+    assert (f"--op {operation}" in command) == (operation != "dot_product_attention")
+    assert ("--num-heads 2" in command) == (operation == "multi_head_attention")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_example_has_a_file_and_a_description(name: str) -> None:
+    example = find_example(name)
+    assert example.path.is_file()
+    assert example.description
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^there is no example 'cat'; there are fox, minilm$"):
+        find_example("cat")
+    with pytest.raises(InputError, match=r"^there is no operation 'cat'; there are dot_product_attention, "):
+        template("cat")

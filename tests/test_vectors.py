@@ -1,0 +1,37 @@
+"""The shared vectors under plain pytest: one test for each vector and backend, judged by the runner that users run.
+
+A test passes where `attnspec verify` would: the output lies within the derived bound, the dtype is right, a second call
+gives the same bits, unread entries change no bit, and the inputs come back as they were.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import frameworks
+import pytest
+from attnspec.conformance.cases import Case, shipped_cases
+from attnspec.conformance.results import Status
+from attnspec.conformance.runner import run_case
+from attnspec.conformance.targets import Target, load_target
+
+OUTPUTS: dict[str, dict[str, Any]] = {name: {} for name in frameworks.MODULES}
+"""What each backend has computed so far: a poisoned vector is compared with its clean twin."""
+
+
+@functools.cache
+def target_of(name: str) -> Target:
+    frameworks.load(name)
+    return load_target(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [pytest.param(name, case, id=f"{name}-{case.id}") for name in frameworks.MODULES for case in shipped_cases()],
+)
+def test_vector(name: str, case: Case) -> None:
+    result = run_case(target_of(name), case, None, OUTPUTS[name])
+    assert result.status in (Status.PASS, Status.QUALITY_WARNING), f"{result.status}: {result.message}"
+    assert result.ratio is not None
+    assert result.ratio <= 1.0
