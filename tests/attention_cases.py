@@ -8,6 +8,8 @@ Inputs are peaked: logits with a standard deviation of 3, so that a few keys car
 with either sign. A uniform input would give nearly uniform weights, under which most mistakes look right.
 """
 
+# ruff: noqa: ARG005 - a mask's meaning takes all of (d, b, h, i, j), whichever of them it needs
+
 import itertools
 import math
 from collections.abc import Callable

@@ -40,8 +40,8 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
     differ = np.flatnonzero((as_bytes[0] != as_bytes[1]).any(axis=1))
     first = differ[0]
     raise AssertionError(
-        f"{differ.size} of {actual.size} elements differ in their bits; the first at {np.unravel_index(first, actual.shape)}: "
-        f"{actual.flat[first]!r}, expected {expected.flat[first]!r}"
+        f"{differ.size} of {actual.size} elements differ in their bits; "
+        f"the first at {np.unravel_index(first, actual.shape)}: {actual.flat[first]!r}, expected {expected.flat[first]!r}"
     )
 
 
@@ -60,18 +60,17 @@ def assert_within(actual: Any, expected: Any, bound: Any) -> None:
     assert actual.shape == expected.shape, f"shape {actual.shape}, expected {expected.shape}"
     error, bound = np.abs(actual - expected), np.broadcast_to(bound, expected.shape)
     ratio = np.divide(error, bound, out=np.where(error == 0.0, 0.0, np.inf), where=bound > 0)
-    assert (error <= bound).all(), (
-        f"largest |error| / bound is {ratio.max():.3g}, at {np.argwhere(~(error <= bound))[0]}"
-    )
+    outside = np.argwhere(~(error <= bound))  # not `error > bound`, which a NaN is not
+    assert not outside.size, f"largest |error| / bound is {ratio.max():.3g}, the first at {outside[0]}"
 
 
 def output_bound(stages: Any, query: Array, key: Array, value: Array, scale: float, dtype: str) -> Array:
     """Bound the rounding error of an attention's output, given the exact stages, for a computation in `dtype`.
 
     Half precisions accumulate in float32 and round once at the end. With u the unit roundoff of the accumulation, a
-    logit is wrong by at most η = (d + 8) u |scale| Σ|q||k| + 4 u max|x| (a dot product of d terms; scale, softcap, bias,
-    the shift and exp, each of them a few roundings of numbers no larger than these). Weights are then wrong by the
-    factor e^±2η, the sum over n keys adds (n + 4) u, and the last rounding u_o |o|:
+    logit is wrong by at most η = (d + 8) u |scale| Σ|q||k| + 4 u max|x| (a dot product of d terms; scale, softcap,
+    bias, the shift and exp, each of them a few roundings of numbers no larger than these). Weights are then wrong by
+    the factor e^±2η, the sum over n keys adds (n + 4) u, and the last rounding u_o |o|:
 
         |error| ≤ (e^{2η} − 1 + (n + 4) u) max|v| + u_o |o|.
     """

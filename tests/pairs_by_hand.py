@@ -1,7 +1,7 @@
 """Which pairs a mask in JSON lets meet, decided for one pair at a time from the definition (S4, S6, S7, S8).
 
-Nothing here is shared with `attnspec`, and nothing is an array: it is what masks, their parts and the frozen vectors are
-held against.
+Nothing here is shared with `attnspec`, and nothing is an array: it is what masks, their parts and the frozen vectors
+are held against.
 """
 
 from __future__ import annotations

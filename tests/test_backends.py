@@ -117,8 +117,7 @@ DTYPE_CASES: dict[str, tuple[Dims, str, dict[str, Any]]] = {
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("case", DTYPE_CASES.values(), ids=DTYPE_CASES.keys())
 def test_narrow_dtypes(name: str, backend: ModuleType, case: Any, dtype: str) -> None:
-    dims, mask, _ = case
-    options = _options(*case)
+    dims, options = case[0], _options(*case)
     arrays = rounded(draw(dims), dtype)
     if "bias" in options:
         options["bias"] = options["bias"].astype(NUMPY_DTYPES[dtype])
@@ -161,7 +160,7 @@ def _self_attention(rng: np.random.Generator) -> tuple[str, list[Array], dict[st
 
 
 def _key_value_attention(rng: np.random.Generator) -> tuple[str, list[Array], dict[str, Any]]:
-    query, keys, values = draw(Dims((2,), 1, 1, 1, 7, 5, 3))
+    query, keys, values = draw(Dims((2,), 1, 1, 1, 7, 5, 3), int(rng.integers(100)))
     return "key_value_attention", [query[:, 0, 0], keys[:, 0], values[:, 0]], {}
 
 
@@ -193,14 +192,7 @@ def _call(module: ModuleType, operation: str, arguments: list[Any], options: dic
 
 @pytest.mark.parametrize(
     ("mask", "dtype"),
-    [
-        ("none", "float64"),
-        ("keys_batch", "float64"),
-        ("array", "float64"),
-        ("array", "float32"),
-        ("keys_batch", "bfloat16"),
-        ("array", "float16"),
-    ],
+    [("none", "float64"), ("keys_batch", "float64"), ("array", "float64"), ("array", "float32"), ("array", "bfloat16")],
 )
 @pytest.mark.parametrize(("make", "dims"), PROJECTED.values(), ids=PROJECTED.keys())
 def test_operations_with_projections(
@@ -267,7 +259,7 @@ def test_numpy_inputs(name: str, backend: ModuleType, kind: Callable[[Array], Ar
     assert_within(to_numpy(result), expected.output, bound)
 
 
-def test_broadcast_numpy_inputs(name: str, backend: ModuleType) -> None:
+def test_broadcast_numpy_inputs(backend: ModuleType) -> None:
     query, key, value = draw(DIMS)
     whole = [np.broadcast_to(array[:1, :1], array.shape) for array in (query, key, value)]
     assert whole[0].strides[0] == 0
@@ -323,9 +315,8 @@ def test_lists_take_the_dtype_of_the_tensor_beside_them(name: str, backend: Modu
     result = backend.dot_product_attention(native[0], lists[1], lists[2], bias=lists[3])
     assert_native(name, result, dtype)
     assert_same_bits(to_numpy(result), to_numpy(expected))
-    assert_same_bits(
-        to_numpy(backend.dot_product_attention(lists[0], native[1], lists[2], bias=lists[3])), to_numpy(expected)
-    )
+    result = backend.dot_product_attention(lists[0], native[1], lists[2], bias=lists[3])
+    assert_same_bits(to_numpy(result), to_numpy(expected))
 
 
 def test_lists_of_integers_are_numbers(name: str, backend: ModuleType) -> None:

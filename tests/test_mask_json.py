@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from attnspec.contract import Mask, causal, full, key_lengths, query_lengths, sliding_window
 from attnspec.contract.mask_json import mask_from_json, mask_to_json
 from attnspec.contract.masks import MASK_CLASSES, as_mask

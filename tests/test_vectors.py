@@ -11,6 +11,7 @@ from typing import Any
 
 import frameworks
 import pytest
+
 from attnspec.conformance.cases import Case, shipped_cases
 from attnspec.conformance.results import Status
 from attnspec.conformance.runner import run_case

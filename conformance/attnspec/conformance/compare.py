@@ -91,7 +91,12 @@ class Comparison:
     @property
     def decides(self) -> bool:
         """Whether the bound is below half the range of the values: if not, nearly any output would agree."""
-        return decides(self.question.evaluation)
+        return bool(decides(self.question.evaluation))
+
+    @property
+    def nonfinite(self) -> int:
+        """How many elements of the reference's output are NaN or Inf: there only the same NaN or Inf agrees."""
+        return int(np.count_nonzero(~np.isfinite(self.question.evaluation.output)))
 
     @property
     def is_empty(self) -> bool:
@@ -133,6 +138,7 @@ class Comparison:
             "format": 1,
             "agrees": self.agrees,
             "decides": self.decides,
+            "nonfinite": self.nonfinite,
             "source": question.inputs.source,
             "operation": question.case.operation,
             "dtype": question.case.dtype,

@@ -42,9 +42,18 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         if row.message:
             style = "dim" if row.status in (Status.PASS, Status.UNSUPPORTED) else "bold red"
             console.print(Text(f"{row.target}: {row.message}", style=style), soft_wrap=True)
+    warnings = []
     if not comparison.decides:
-        warning = "the bound is wider than half the range of the values: these inputs cannot tell right from wrong"
-        console.print(Text(f"warning: {warning} in {comparison.question.case.dtype}", style="yellow"), soft_wrap=True)
+        warnings.append(
+            "the bound is wider than half the range of the values: these inputs cannot tell right from wrong"
+        )
+    if comparison.nonfinite:
+        size = comparison.question.evaluation.output.size
+        warnings.append(
+            f"{comparison.nonfinite} of {size} elements of the reference are NaN or Inf: no error can be measured there"
+        )
+    for warning in warnings:
+        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     console.print(_verdict(comparison))
 
 

@@ -33,6 +33,7 @@ from .design import (
     peaked_tensors,
 )
 from .designs_masks import mask_designs, needle_designs, poison_designs
+from .designs_real import real_designs
 from .recipes import Array, Shape, peaked, projections
 
 
@@ -45,6 +46,7 @@ def designs() -> Iterator[Design]:
     yield from poison_designs()
     yield from _ranges()
     yield from _other_operations()
+    yield from real_designs()
 
 
 def _shapes() -> Iterator[Design]:

@@ -1,0 +1,207 @@
+"""Vector files that were truncated, changed, lost or mixed up: one clear error, and exit code 2 without a traceback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attnspec.conformance import cases as cases_module
+from attnspec.conformance.cases import VECTORS, VectorError, load_cases, load_manifest, shipped_cases
+from attnspec.conformance.command_line import main
+from attnspec.conformance.tensor_files import write_tensors
+
+MANIFEST = json.loads((VECTORS / "manifest.json").read_text(encoding="utf8"))
+
+DAMAGED = ("square-float32", "softcap-bias-float32", "poison-nan-array-float32", "empty-array-float32")
+
+
+class Folder:
+    """A small folder of vectors, and ways to damage it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = {**MANIFEST, "cases": [item for item in MANIFEST["cases"] if item["id"] in DAMAGED]}
+        self.manifest = json.loads(json.dumps(self.manifest))
+        for item in self.manifest["cases"]:
+            shutil.copy(VECTORS / item["payload"], path)
+        shutil.copy(VECTORS / "manifest.schema.json", path)
+        self.write()
+
+    @property
+    def case(self) -> dict[str, Any]:
+        return next(item for item in self.manifest["cases"] if item["id"] == DAMAGED[0])
+
+    @property
+    def payload(self) -> Path:
+        return self.path / self.case["payload"]
+
+    def write(self) -> None:
+        (self.path / "manifest.json").write_text(json.dumps(self.manifest), encoding="utf8")
+
+    def write_payload(self, payload: bytes) -> None:
+        self.payload.write_bytes(payload)
+        self.case["sha256"] = hashlib.sha256(payload).hexdigest()
+        self.write()
+
+
+def _truncate(folder: Folder) -> None:
+    folder.payload.write_bytes(folder.payload.read_bytes()[:-9])
+
+
+def _flip(folder: Folder) -> None:
+    payload = bytearray(folder.payload.read_bytes())
+    payload[-5] ^= 0x10
+    folder.payload.write_bytes(bytes(payload))
+
+
+def _truncate_and_hash(folder: Folder) -> None:
+    folder.write_payload(folder.payload.read_bytes()[:-9])
+
+
+def _other_tensors(folder: Folder) -> None:
+    folder.write_payload(write_tensors({"query": np.zeros((2, 3), np.float32), "expected": np.zeros((2, 3))}))
+
+
+def _integers(folder: Folder) -> None:
+    folder.write_payload(folder.payload.read_bytes().replace(b'"F32"', b'"U32"'))
+
+
+def _pickle(folder: Folder) -> None:
+    folder.write_payload(b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x00N.")
+
+
+def _shape(folder: Folder) -> None:
+    folder.case["tensors"]["query"]["shape"] = [2, 3, 5, 7]
+    folder.write()
+
+
+def _clause(folder: Folder) -> None:
+    folder.case["clauses"] = ["scale"]
+    folder.write()
+
+
+def _no_expected(folder: Folder) -> None:
+    del folder.case["tensors"]["expected"]
+    folder.write()
+
+
+def _climb(folder: Folder) -> None:
+    folder.case["payload"] = "../secrets.safetensors"
+    folder.write()
+
+
+def _twice(folder: Folder) -> None:
+    folder.manifest["cases"].append(folder.case)
+    folder.write()
+
+
+def _twin(folder: Folder) -> None:
+    folder.case["same_bits_as"] = "nobody-float32"
+    folder.write()
+
+
+def _mask(folder: Folder) -> None:
+    folder.case["options"]["mask"] = {"kind": "diagonal"}
+    folder.write()
+
+
+def _no_bias(folder: Folder) -> None:
+    folder.case["options"]["bias"] = True
+    folder.write()
+
+
+def _format(folder: Folder) -> None:
+    folder.manifest["format"] = 2
+    folder.write()
+
+
+DAMAGES: dict[str, tuple[Callable[[Folder], Any], str]] = {
+    "truncated": (_truncate, r"vector square-float32: .*is truncated or was changed: its sha256 is [0-9a-f]{12}…"),
+    "flipped-bit": (_flip, "vector square-float32: .*is truncated or was changed"),
+    "truncated-with-its-hash": (_truncate_and_hash, "vector square-float32: .*not a safetensors file, or truncated"),
+    "pickle": (_pickle, "vector square-float32: .*not a safetensors file, or truncated"),
+    "integers": (_integers, "vector square-float32: .*has the dtype U32, which attention does not use"),
+    "other-tensors": (_other_tensors, "vector square-float32: .* holds .*, the manifest says "),
+    "wrong-shape": (_shape, r"vector square-float32: .* holds .*\[2, 3, 7, 5\].*, the manifest says .*\[2, 3, 5, 7\]"),
+    "missing-payload": (lambda f: f.payload.unlink(), "vector square-float32: cannot read .*: No such file"),
+    "payload-is-a-folder": (
+        lambda f: (f.payload.unlink(), f.payload.mkdir()),
+        "vector square-float32: cannot read .*: Is a directory",
+    ),
+    "no-manifest": (lambda f: (f.path / "manifest.json").unlink(), "holds no vectors: there is no manifest.json"),
+    "no-json": (lambda f: (f.path / "manifest.json").write_text("{'format'"), "manifest.json is not valid JSON: "),
+    "half-a-manifest": (
+        lambda f: (f.path / "manifest.json").write_text(json.dumps(f.manifest)[:-40]),
+        "manifest.json is not valid JSON: ",
+    ),
+    "no-text": (lambda f: (f.path / "manifest.json").write_bytes(b"\xff\xfe\x00"), "manifest.json is not valid JSON: "),
+    "no-object": (lambda f: (f.path / "manifest.json").write_text("[]"), "does not fit its schema: .* at "),
+    "wrong-clause": (_clause, r"does not fit its schema: 'scale' does not match .* at \$\.cases\[0\]\.clauses\[0\]"),
+    "no-expected-output": (_no_expected, "does not fit its schema: 'expected' is a required property at "),
+    "payload-elsewhere": (_climb, "does not fit its schema: '../secrets.safetensors' does not match"),
+    "unknown-format": (_format, r"does not fit its schema: 1 was expected at \$\.format"),
+    "duplicate": (_twice, "names square-float32 twice"),
+    "unknown-twin": (_twin, "vector square-float32 names nobody-float32 as its twin, which is no vector"),
+    "unknown-mask": (_mask, "vector square-float32: a mask in JSON must be an object whose `kind`"),
+    "bias-without-tensor": (_no_bias, "square-float32 is a dot_product_attention without a tensor 'bias'"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_the_small_folder_is_whole_before_it_is_damaged(folder: Folder) -> None:
+    assert [case.id for case in load_cases(folder.path)] == [item["id"] for item in folder.manifest["cases"]]
+    assert len(load_manifest(folder.path)["cases"]) == len(DAMAGED)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_one_clear_error(folder: Folder, damage: str) -> None:
+    function, message = DAMAGES[damage]
+    function(folder)
+    with pytest.raises(VectorError, match=message):
+        load_cases(folder.path)
+
+
+@pytest.fixture
+def shipped_from(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """Make another folder the shipped one, for this process."""
+
+    def use(path: Path) -> None:
+        monkeypatch.setattr(cases_module, "VECTORS", path)
+        shipped_cases.cache_clear()
+
+    yield use
+    monkeypatch.undo()
+    shipped_cases.cache_clear()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_exit_code_2_and_one_line(
+    folder: Folder,
+    damage: str,
+    shipped_from: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    DAMAGES[damage][0](folder)
+    shipped_from(folder.path)
+    monkeypatch.setattr(sys, "argv", ["attnspec", "verify", "reference"])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    out, err = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert out == ""
+    assert err.startswith("attnspec: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
