@@ -11,6 +11,7 @@ import numpy as np
 from click.testing import CliRunner, Result
 
 from attnspec.conformance.compare_command import compare_command
+from attnspec.conformance.isolation import ENVIRONMENT
 from attnspec.conformance.tensor_files import write_tensors
 
 MINE = """
@@ -29,8 +30,9 @@ def without_scale(query, key, value):
 
 
 def run(*args: str) -> Result:
+    """Run the command; every exception but an exit is a failure of the test."""
     # The command changes its own environment; here that of the whole test process, so it is put back.
-    kept = {name: os.environ.get(name) for name in ("JAX_ENABLE_X64", "TF_CPP_MIN_LOG_LEVEL")}
+    kept = {name: os.environ.get(name) for name in ENVIRONMENT}
     result = CliRunner(env=kept).invoke(compare_command, list(args), prog_name="attnspec compare")
     assert "Traceback" not in result.output
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
@@ -57,6 +59,7 @@ def save_json(text: str | None = None, path: str = "inputs.json", **changes: Any
 
 
 def safetensors(**changes: Any) -> str:
+    """Write a valid .safetensors file, changed by the arguments."""
     tensors = {"query": np.ones((5, 4)), "key": np.ones((5, 4)), "value": np.ones((5, 3))} | changes
     Path("inputs.safetensors").write_bytes(write_tensors(tensors))
     return "inputs.safetensors"

@@ -41,7 +41,8 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
     first = differ[0]
     raise AssertionError(
         f"{differ.size} of {actual.size} elements differ in their bits; "
-        f"the first at {np.unravel_index(first, actual.shape)}: {actual.flat[first]!r}, expected {expected.flat[first]!r}"
+        f"the first at {np.unravel_index(first, actual.shape)}: {actual.flat[first]!r}, "
+        f"expected {expected.flat[first]!r}"
     )
 
 

@@ -70,11 +70,11 @@ PROBLEMS = {
 
 
 def perturbation(rng: np.random.Generator, worst: bool) -> Callable[[Array, float], Array]:
-    """Make the rounding: a relative error of at most `u`; exactly ±u where `worst`."""
+    """Make the rounding: a relative error of at most u/(1+u), as to nearest; exactly that where `worst`."""
 
     def rounded(array: Array, u: float) -> Array:
         error = rng.choice([-1.0, 1.0], array.shape) if worst else rng.uniform(-1.0, 1.0, array.shape)
-        return array * (1.0 + u * error)
+        return array * (1.0 + u / (1.0 + u) * error)
 
     return rounded
 
@@ -97,8 +97,9 @@ def perturbed_stages(
     group = attention.sizes.num_heads // attention.sizes.num_kv_heads
 
     def entered(array: Array, error: Array | float, repeats: int) -> Array:
+        # With u = 1, errors are a half at most: twice that, times the error that is carried.
         array = np.broadcast_to(array, (TRIALS, *array.shape))
-        return np.repeat(array + rounded(np.ones(array.shape), 1.0) * error - error, repeats, axis=-3)
+        return np.repeat(array + 2.0 * (rounded(np.ones(array.shape), 1.0) - 1.0) * error, repeats, axis=-3)
 
     query = rounded(entered(attention.query, errors.query, 1), profile.products)
     key = rounded(entered(attention.key, errors.key, group), profile.products)
@@ -199,7 +200,7 @@ def test_projection_bound(profile: str, has_error: bool, worst: bool) -> None:
     np.testing.assert_allclose(exact, inputs @ weight + bias, rtol=1e-14)
 
     many = np.broadcast_to(inputs, (TRIALS, *inputs.shape))
-    entered = rounded(many + (rounded(np.ones(many.shape), 1.0) - 1.0) * error, settings.products)
+    entered = rounded(many + 2.0 * (rounded(np.ones(many.shape), 1.0) - 1.0) * error, settings.products)
     factors = rounded(np.broadcast_to(weight, (TRIALS, *weight.shape)), settings.products)
     terms = (rounded(entered[..., :, i, None] * factors[..., None, i, :], settings.accumulation) for i in range(13))
     total = rounded(_sum(terms, settings.accumulation, rounded) + bias, settings.accumulation)

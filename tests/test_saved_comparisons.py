@@ -92,11 +92,13 @@ def test_outputs_may_differ_by_the_sum_of_both_bounds(factor: float, agrees: boo
     tensors, one, other = draw("float32"), tmp_path / "one.safetensors", tmp_path / "other.safetensors"
     bound = compare(tensors, targets="reference").question.evaluation.bound
 
-    def shifted(query: Any, key: Any, value: Any) -> Any:
-        return reference.dot_product_attention(query, key, value) + shift * bound  # float64: not rounded
-
     for shift, path in ((-factor, one), (factor, other)):
-        compare(tensors, targets=shifted).save(path)
+        shifted = reference.dot_product_attention(**tensors) + shift * bound  # float64: not rounded
+
+        def target(*_: Any, output: Any = shifted) -> Any:
+            return output
+
+        compare(tensors, targets=target).save(path)
     found = compare_saved(one, other)
     assert found.shared[1].ratio == pytest.approx(factor, rel=1e-6)
     assert found.agrees == agrees

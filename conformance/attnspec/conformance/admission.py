@@ -40,7 +40,7 @@ def evaluate(case: Case, profile: Profile) -> Evaluation:
 def decides(evaluation: Evaluation) -> bool:
     """Say whether every bound stays below half the range of what is averaged: otherwise nearly anything would pass."""
     bound = evaluation.bound[np.isfinite(evaluation.output)]
-    return not bound.size or float(bound.max()) < max(evaluation.value_range, np.finfo(np.float64).tiny) / 2
+    return not bound.size or float(bound.max()) < max(evaluation.value_range, float(np.finfo(np.float64).tiny)) / 2
 
 
 CHEATS: dict[str, Callable[[Case], Array]] = {}

@@ -202,9 +202,16 @@ def _cause(exit_code: int | None) -> str:
 
 
 def _work(connection: Connection, spec: str, selection: Selection, profile: str | None, skip: frozenset[str]) -> None:
-    """Be the child: load one target, run its cases, send what happens."""
+    """Be the child."""
     os.dup2(2, 1)  # what a target prints must not mix with the report
     os.environ.update(ENVIRONMENT)
+    _send_results(connection, spec, selection, profile, skip)
+
+
+def _send_results(
+    connection: Connection, spec: str, selection: Selection, profile: str | None, skip: frozenset[str]
+) -> None:
+    """Load one target, run its cases, send what happens."""
     try:
         with silence():
             target = load_target(spec)

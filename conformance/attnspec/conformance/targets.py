@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from .operations import OPERATIONS
 from .profiles import Profile, default_profile
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+KEYWORDS = frozenset({"mask", "bias", "scale", "softcap", *STRUCTURED})
+"""Everything that a plain callable may be given beside query, key and value."""
 
 
 class TargetError(Exception):
@@ -96,14 +99,18 @@ class CallableTarget:
         self.name = name
         self.version = "Python callable"
         self._function = function
-        self._accepted, self._takes_all = _accepted_keywords(name, function)
+        self._parameters = _parameters_of(name, function)
 
     def unsupported(self, case: Case) -> str | None:
-        """Name the keyword that a case needs and the function lacks."""
+        """Name the keyword that a case needs and the function lacks, or that the function demands and a case lacks."""
         if case.operation != "dot_product_attention":
             return f"a plain callable is a dot_product_attention, not a {case.operation}"
-        missing = [name for name in self._keywords(case, case.tensors) if not self._accepts(name)]
-        return f"the function takes no `{missing[0]}`" if missing else None
+        given = self._keywords(case, case.tensors)
+        missing = [name for name in given if not self._accepts(name)]
+        if missing:
+            return f"the function takes no `{missing[0]}`"
+        absent = sorted(self._parameters.demanded - given.keys())
+        return f"the function demands `{absent[0]}`, which this case does not give" if absent else None
 
     def output_dtype(self, case: Case) -> np.dtype[Any]:
         """Return the query's dtype (S16)."""
@@ -118,7 +125,7 @@ class CallableTarget:
         return to_numpy(result)
 
     def _accepts(self, name: str) -> bool:
-        return self._takes_all or name in self._accepted
+        return self._parameters.takes_all or name in self._parameters.accepted
 
     def _keywords(self, case: Case, tensors: Any) -> dict[str, Any]:
         options = case.call_options()
@@ -212,31 +219,36 @@ def _what(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+class _Parameters(NamedTuple):
+    """What a function takes beside query, key and value."""
+
+    accepted: frozenset[str]
+    demanded: frozenset[str]
+    """Those without a default."""
+    takes_all: bool
 
 
-def _accepted_keywords(name: str, function: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+def _parameters_of(name: str, function: Callable[..., Any]) -> _Parameters:
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        signature = inspect.signature(function)
     except (TypeError, ValueError):
         raise TargetError(
             f"the signature of {name} cannot be read; wrap it in a function with named arguments"
         ) from None
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
-    if len(positional) < 3 and not any(p.kind is p.VAR_POSITIONAL for p in positional):
-        raise TargetError(f"{name} must take query, key and value; its signature is {inspect.signature(function)}")
-    demanded = [p.name for p in [*positional[3:], *parameters] if p.default is p.empty and p.kind not in _VARIABLE]
-    demanded = [name for name in demanded if name not in {p.name for p in positional[:3]}]
-    if demanded:
+    parameters = list(signature.parameters.values())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(positional) < 3 and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise TargetError(f"{name} must take query, key and value; its signature is {signature}")
+    others = [p for p in parameters if p not in positional[:3] and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    accepted = frozenset(p.name for p in others if p.kind is not p.POSITIONAL_ONLY)
+    demanded = frozenset(p.name for p in others if p.default is p.empty)
+    never_given = sorted(demanded - (accepted & KEYWORDS))
+    if never_given:
         raise TargetError(
-            f"{name} must not demand `{demanded[0]}`: a case gives only the keywords that it needs, so every parameter "
-            f"after query, key and value needs a default"
+            f"{name} demands `{never_given[0]}`, which no case gives; "
+            f"beside query, key and value the keywords are {', '.join(sorted(KEYWORDS))}"
         )
-    named = frozenset(
-        p.name for p in [*positional[3:], *parameters] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    )
-    named -= {p.name for p in positional[:3]}
-    return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return _Parameters(accepted, demanded, any(p.kind is p.VAR_KEYWORD for p in parameters))
 
 
 def _jax_has_64_bit() -> bool:

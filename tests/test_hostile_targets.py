@@ -1,0 +1,362 @@
+"""Targets that cheat, break or hang: each gets exactly its status and a clear message, and the run goes on."""
+
+# ruff: noqa: ARG001, ARG005 - targets that ignore what they are given are the subject
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attnspec.conformance import isolation, runner
+from attnspec.conformance.cases import Case, shipped_cases
+from attnspec.conformance.implementations import Steps, build
+from attnspec.conformance.results import Report, Result, Status
+from attnspec.conformance.runner import Selection, verify
+from attnspec.conformance.targets import TargetError
+
+Array = np.ndarray[Any, Any]
+
+right = build(Steps())
+CASE = "grouped-float32"
+OUTPUT_SHAPE = (3, 6, 5, 4)
+
+
+def the_result(target: Callable[..., Any], case: str = CASE) -> Result:
+    (result,) = verify(target, cases=case).results
+    return result
+
+
+def test_the_right_answer_passes() -> None:
+    assert the_result(right).status is Status.PASS
+
+
+# Cheats, on every vector.
+
+
+def zeros(query: Array, key: Array, value: Array, **_: Any) -> Array:
+    return np.zeros((*query.shape[:-1], value.shape[-1]), query.dtype)
+
+
+def mean_value(query: Array, key: Array, value: Array, **_: Any) -> Array:
+    value = np.where(np.isfinite(value), value, 0)
+    repeated = value if value.ndim < 4 else np.repeat(value, query.shape[-3] // value.shape[-3], axis=-3)
+    mean = repeated.astype(np.float64).sum(axis=-2, keepdims=True) / max(value.shape[-2], 1)
+    return np.broadcast_to(mean, (*query.shape[:-1], value.shape[-1])).astype(query.dtype)
+
+
+def echo(query: Array, key: Array, value: Array, **_: Any) -> Array:
+    repeated = value if value.ndim < 4 else np.repeat(value, query.shape[-3] // value.shape[-3], axis=-3)
+    if not value.shape[-2]:
+        return zeros(query, key, value)
+    return repeated[..., np.arange(query.shape[-2]) % value.shape[-2], :]
+
+
+@pytest.mark.parametrize(
+    ("cheat", "harmless"),
+    [
+        pytest.param(zeros, {"no-keys"}, id="zeros"),
+        pytest.param(mean_value, {"no-keys", "one-key"}, id="mean-value"),
+        pytest.param(echo, {"no-keys", "one-key", "window-self"}, id="echo"),
+    ],
+)
+def test_a_cheat_fails_every_vector_that_can_tell(cheat: Callable[..., Array], harmless: set[str]) -> None:
+    report = verify(cheat, dtypes="float32", operations="dot_product_attention")
+    passing = {result.case.removesuffix("-float32") for result in report.results if result.status is not Status.FAIL}
+    assert passing == harmless
+    assert not report.conforms
+
+
+# Answers of the wrong form, and everything else that a single call can do wrong.
+
+
+def writes_through_the_flag(query: Array, key: Array, value: Array) -> Array:
+    output = right(query, key, value)
+    query.flags.writeable = True
+    query[...] = 0
+    return output
+
+
+def writes_through_memory(query: Array, key: Array, value: Array) -> Array:
+    output = right(query, key, value)
+    ctypes.memset(value.ctypes.data, 0, 1)
+    return output
+
+
+def writes_plainly(query: Array, key: Array, value: Array) -> Array:
+    query *= 0.5
+    return right(query, key, value)
+
+
+def raises(query: Array, key: Array, value: Array) -> Array:
+    raise RuntimeError("no kernel for this shape")
+
+
+def raises_nothing_said(query: Array, key: Array, value: Array) -> Array:
+    raise NotImplementedError
+
+
+def exits(query: Array, key: Array, value: Array) -> Array:
+    raise SystemExit(0)
+
+
+def skips(query: Array, key: Array, value: Array) -> Array:
+    pytest.skip("not today")
+
+
+_noise = np.random.default_rng(5)
+_calls = itertools.count()
+
+
+def noisy(query: Array, key: Array, value: Array) -> Array:
+    output = right(query, key, value)
+    return output + np.float32(1e-9) * _noise.standard_normal(output.shape).astype(np.float32) + _ulp(output)
+
+
+def _ulp(output: Array) -> Array:
+    return np.spacing(output) * np.float32(next(_calls) % 2)
+
+
+def poisoned(query: Array, key: Array, value: Array) -> Array:
+    output = right(query, key, value)
+    output[0, 0, 0, 0] = np.nan
+    return output
+
+
+WRONG: dict[str, tuple[Callable[..., Any], Status, str]] = {
+    "flag": (writes_through_the_flag, Status.FAIL, r"^the target changed its input `query` \(S17\)$"),
+    "memory": (writes_through_memory, Status.FAIL, r"^the target changed its input `value` \(S17\)$"),
+    "plain-write": (writes_plainly, Status.ERROR, "^ValueError: output array is read-only$"),
+    "raises": (raises, Status.ERROR, "^RuntimeError: no kernel for this shape$"),
+    "raises-nothing-said": (raises_nothing_said, Status.ERROR, "^NotImplementedError$"),
+    "exits": (exits, Status.ERROR, "^SystemExit: 0$"),
+    "skips": (skips, Status.ERROR, "^Skipped: not today$"),
+    "list": (
+        lambda q, k, v: right(q, k, v).tolist(),
+        Status.ERROR,
+        "^TypeError: the output must be an array; got list$",
+    ),
+    "none": (lambda q, k, v: None, Status.ERROR, "^TypeError: the output must be an array; got NoneType$"),
+    "empty-tuple": (lambda q, k, v: (), Status.ERROR, "^IndexError: "),
+    "tuple": (lambda q, k, v: (right(q, k, v), np.zeros(3)), Status.PASS, "^$"),
+    "transposed": (
+        lambda q, k, v: right(q, k, v).swapaxes(1, 2),
+        Status.FAIL,
+        r"^the output has shape \(3, 5, 6, 4\); expected \(3, 6, 5, 4\) \(S1\)$",
+    ),
+    "broadcastable": (
+        lambda q, k, v: right(q, k, v)[:1],
+        Status.FAIL,
+        r"^the output has shape \(1, 6, 5, 4\); expected \(3, 6, 5, 4\) \(S1\)$",
+    ),
+    "wide": (
+        lambda q, k, v: right(q, k, v).astype(np.float64),
+        Status.FAIL,
+        r"^the output has dtype float64; expected float32, the query's \(S16\)$",
+    ),
+    "integers": (
+        lambda q, k, v: np.zeros(OUTPUT_SHAPE, int),
+        Status.FAIL,
+        r"^the output has dtype int64; expected float32",
+    ),
+    "objects": (
+        lambda q, k, v: right(q, k, v).astype(object),
+        Status.FAIL,
+        r"^the output has dtype object; expected float32",
+    ),
+    "nan": (
+        poisoned,
+        Status.FAIL,
+        r"^at \[0, 0, 0, 0\] got nan, expected .* ± .*; 0% of the elements are outside; 3 query heads to",
+    ),
+    "noisy": (noisy, Status.NONDETERMINISTIC, r"^the same call gave different bits the second time \(S17\)$"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_answer_has_its_status_and_message(kind: str) -> None:
+    function, status, message = WRONG[kind]
+    result = the_result(function)
+    assert result.status is status
+    assert re.search(message, result.message), result.message
+
+
+@pytest.mark.parametrize("kind", ["raises", "exits", "flag", "list"])
+def test_the_run_goes_on_behind_a_wrong_answer(kind: str) -> None:
+    def sometimes(query: Array, key: Array, value: Array) -> Any:
+        return WRONG[kind][0](query, key, value) if query.shape[1] == 6 else right(query, key, value)
+
+    report = verify(sometimes, cases=["square-float32", CASE, "multi-query-float32"])
+    assert [result.status is Status.PASS for result in report.results] == [True, False, True]
+
+
+def test_an_interrupt_is_the_users() -> None:
+    def interrupted(query: Array, key: Array, value: Array) -> Array:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        the_result(interrupted)
+
+
+def test_the_target_does_not_see_the_answer() -> None:
+    seen: list[str] = []
+
+    def curious(*args: Any, **kwargs: Any) -> Array:
+        seen.extend([*kwargs, *(str(len(args)),)])
+        return right(*args, **kwargs)
+
+    assert the_result(curious, "softcap-causal-float32").status is Status.PASS
+    assert seen == ["softcap", "causal_offset", "3"] * 2
+
+
+# Twins: a poisoned case, and the clean one whose bits it must give.
+
+
+def _case(identifier: str) -> Case:
+    return next(case for case in shipped_cases() if case.id == identifier)
+
+
+def test_unread_entries_that_change_a_bit_fail() -> None:
+    def leaks(query: Array, key: Array, value: Array, *, mask: Array) -> Array:
+        output = right(query, key, value, mask=mask)
+        return output + np.spacing(output) * np.isnan(value).any().astype(np.float32)
+
+    result = the_result(leaks, "poison-nan-array-float32")
+    assert result.status is Status.FAIL
+    assert result.message == (
+        "unread entries changed the result: its bits differ from those of empty-array-float32 (S11)"
+    )
+
+
+def test_a_twin_that_fails_is_a_result_too() -> None:
+    def needs_poison(query: Array, key: Array, value: Array, *, mask: Array) -> Array:
+        if not np.isnan(value).any():
+            raise ValueError("too clean")
+        return right(query, key, value, mask=mask)
+
+    result = the_result(needs_poison, "poison-nan-array-float32")
+    assert result.status is Status.ERROR
+    assert result.message == "its twin empty-array-float32 gave no output: ValueError: too clean"
+
+
+def test_a_twin_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    call = runner._call
+    monkeypatch.setattr(runner, "_call", lambda target, case: (ran.append(case.id), call(target, case))[1])
+    verify(right, cases=["poison-nan-array-float32", "poison-inf-array-float32"])
+    assert sorted(ran) == ["empty-array-float32", *["poison-inf-array-float32"] * 2, *["poison-nan-array-float32"] * 2]
+
+
+# Processes of their own.
+
+HOSTILE = r"""
+import ctypes, os, signal, sys, time
+from attnspec.conformance.implementations import Steps, build
+
+right = build(Steps())
+
+def attention(query, key, value):
+    print("garbage on standard output", flush=True)
+    os.write(1, b'{"status": "pass"}\n')
+    if query.shape[-3:-1] == (6, 5):
+        os._exit(7)
+    if query.shape[-3:-1] == (4, 13):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if query.shape[-3:-1] == (2, 33):
+        time.sleep(1000)
+    if query.shape[-3:-1] == (5, 5):
+        sys.exit(3)
+    return right(query, key, value)
+"""
+
+
+def run_file(path: Path, source: str, *cases: str, **options: Any) -> Report:
+    path.write_text(source, encoding="utf8")
+    return isolation.run_isolated([f"{path}:attention"], Selection(cases=frozenset(cases)), **options)
+
+
+def test_death_and_silence_are_results_and_the_run_goes_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cases = ["square", "grouped", "multi-query", "tile-33", "heads-equal-length", "decode"]
+    seen: list[str] = []
+    report = run_file(
+        tmp_path / "hostile.py",
+        HOSTILE,
+        *(f"{case}-float32" for case in cases),
+        seconds_per_case=2.0,
+        progress=lambda result: seen.append(result.case),
+    )
+    found = {result.case.removesuffix("-float32"): (result.status, result.message) for result in report.results}
+    assert found == {
+        "square": (Status.PASS, ""),
+        "grouped": (Status.CRASH, "the target's process ended with exit code 7"),
+        "multi-query": (Status.CRASH, "the target's process ended by signal SIGSEGV"),
+        "tile-33": (Status.TIMEOUT, "no answer within 2 s"),
+        "heads-equal-length": (Status.ERROR, "SystemExit: 3"),
+        "decode": (Status.PASS, ""),
+    }
+    assert [result.case for result in report.results] == seen
+    assert not report.conforms
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "garbage on standard output" in err
+
+
+def test_a_target_that_always_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "MOST_TIMEOUTS", 1)
+    source = "import time\ndef attention(query, key, value):\n    time.sleep(1000)\n"
+    cases = ["square-float32", "grouped-float32", "decode-float32"]
+    report = run_file(tmp_path / "hangs.py", source, *cases, seconds_per_case=0.5)
+    assert [result.case for result in report.results] == cases
+    assert [result.message for result in report.results] == [
+        "no answer within 0.5 s",
+        "not run: 1 cases before it timed out",
+        "not run: 1 cases before it timed out",
+    ]
+    assert {result.status for result in report.results} == {Status.TIMEOUT}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        pytest.param("import os\nos._exit(5)", "did not load: the target's process ended with exit code 5$", id="dies"),
+        pytest.param("import time\ntime.sleep(1000)", "did not load: no answer within 2 s$", id="hangs"),
+        pytest.param("import sys\nsys.exit(1)", "hostile.py cannot be imported: SystemExit: 1$", id="exits"),
+    ],
+)
+def test_a_target_that_does_not_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
+) -> None:
+    monkeypatch.setattr(isolation, "START_SECONDS", 2.0)
+    with pytest.raises(TargetError, match=message):
+        run_file(tmp_path / "hostile.py", source, "square-float32")
+
+
+class Pipe(list[tuple[str, Any]]):
+    """Stands for the child's end of the connection."""
+
+    send = list.append
+
+
+def test_what_the_child_says() -> None:
+    pipe = Pipe()
+    isolation._send_results(pipe, "reference", Selection(cases=frozenset({CASE})), None, frozenset())
+    assert [kind for kind, _ in pipe] == ["loaded", "case", "result", "done"]
+
+
+def test_a_failure_of_our_own_is_none_of_the_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("in the runner")
+
+    monkeypatch.setattr(isolation, "run_target", broken)
+    pipe = Pipe()
+    isolation._send_results(pipe, "reference", Selection(), None, frozenset())
+    kind, error = pipe[-1]
+    assert kind == "error"
+    assert isinstance(error, isolation.HarnessError)
+    assert "ZeroDivisionError: in the runner" in str(error)
