@@ -25,6 +25,8 @@ from comparisons import assert_close, assert_same_bits, assert_within, output_bo
 from native_tensors import NUMPY_DTYPES, native_type, to_native, to_numpy
 
 from attnspec import reference
+from attnspec.conformance.operations import OPERATIONS
+from attnspec.conformance.profiles import PROFILES
 
 FLOAT64_TOLERANCE = 1e-13
 STAGES = ["scores", "logits", "weights", "logsumexp", "output"]
@@ -192,7 +194,14 @@ def _call(module: ModuleType, operation: str, arguments: list[Any], options: dic
 
 @pytest.mark.parametrize(
     ("mask", "dtype"),
-    [("none", "float64"), ("keys_batch", "float64"), ("array", "float64"), ("array", "float32"), ("array", "bfloat16")],
+    [
+        ("none", "float64"),
+        ("keys_batch", "float64"),
+        ("array", "float64"),
+        ("array", "float32"),
+        ("array", "bfloat16"),
+        ("array", "float16"),
+    ],
 )
 @pytest.mark.parametrize(("make", "dims"), PROJECTED.values(), ids=PROJECTED.keys())
 def test_operations_with_projections(
@@ -210,11 +219,12 @@ def test_operations_with_projections(
     if dtype == "float64":
         assert_close(to_numpy(result), expected, FLOAT64_TOLERANCE)
         return
-    # The projections are not rounded to half: what they add is float32's, 2^-24 of logits up to 20 through at most 23
-    # terms, amplified by the sizes of the weights. Rounding them to half would be 2^-8 or 2^-11 of a logit.
-    largest = np.abs(expected).max()
+    names = (*OPERATIONS[operation].tensors, *OPERATIONS[operation].optional)
+    tensors = dict(zip(names, arrays, strict=False))
+    # Everything between the inputs and the output is float32, also what the projections hand on: one rounding ends it.
+    bound = OPERATIONS[operation].evaluate(tensors, options, PROFILES["fp32"]).bound
     unit = {"float32": 0.0, "bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]
-    assert_within(to_numpy(result), expected, unit * np.abs(expected) + 512 * 2.0**-24 * largest)
+    assert_within(to_numpy(result), expected, bound + unit * (np.abs(expected) + bound))
 
 
 # --- kinds of input

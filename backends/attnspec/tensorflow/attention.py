@@ -113,8 +113,8 @@ def stages_of(
     `visible` has the full shape (*B, Hq, Tq, Tk); `bias` broadcasts to it.
     """
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
-    clean_query, clean_key, clean_value = _finite(query), _finite(key), _finite(value)
-    is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], query)
+    clean_query, clean_key, clean_value = finite(query), finite(key), finite(value)
+    is_clean = is_finite_row(query)[..., :, None] & _by_query_head(is_finite_row(key)[..., None, :], query)
 
     # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
     products = _ungroup(tf.matmul(_group(clean_query, key), clean_key, transpose_b=True), query)
@@ -147,11 +147,13 @@ def stages_of(
     return AttentionStages(scores, logits, weights, logsumexp, output)
 
 
-def _finite(array: tf.Tensor) -> tf.Tensor:
+def finite(array: tf.Tensor) -> tf.Tensor:
+    """Replace what is not finite by 0."""
     return tf.where(tf.math.is_finite(array), array, 0.0)
 
 
-def _is_finite_row(array: tf.Tensor) -> tf.Tensor:
+def is_finite_row(array: tf.Tensor) -> tf.Tensor:
+    """Say which positions have finite components only."""
     return tf.reduce_all(tf.math.is_finite(array), axis=-1)
 
 

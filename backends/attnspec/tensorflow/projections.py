@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -11,7 +12,7 @@ from attnspec.contract.options import check_options
 from attnspec.contract.parameters import MultiHeadParameters, check_parameters
 from attnspec.contract.shapes import key_value_sizes, multi_head_sizes, self_attention_sizes
 
-from .attention import Attention, compute_stages, swap_axes, widen
+from .attention import Attention, compute_stages, finite, is_finite_row, swap_axes, widen
 from .tensors import as_option, as_tensors, assert_pending, describe, new_checks, shape_of, without_autograph
 
 
@@ -130,7 +131,7 @@ def prepare_self_attention(
         checks, inputs, query_weight, key_weight, value_weight, bias
     )
     wide = widen(inputs)[..., None, :, :]
-    query, key, value = wide @ widen(query_weight), wide @ widen(key_weight), wide @ widen(value_weight)
+    query, key, value = (project(wide, weight, None) for weight in (query_weight, key_weight, value_weight))
     return Attention(query, key, value, bias, sizes, options), inputs.dtype
 
 
@@ -186,9 +187,11 @@ def prepare_multi_head_attention(
 
 
 def project(inputs: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
-    """Compute x W + b."""
-    outputs = widen(inputs) @ widen(weight)
-    return outputs if bias is None else outputs + widen(bias)
+    """Compute x W + b; a non-finite component makes its position NaN, and no other (S11)."""
+    inputs = widen(inputs)
+    outputs = finite(inputs) @ widen(weight)
+    outputs = outputs if bias is None else outputs + widen(bias)
+    return tf.where(is_finite_row(inputs)[..., None], outputs, math.nan)
 
 
 def split_heads(array: tf.Tensor, heads: int) -> tf.Tensor:

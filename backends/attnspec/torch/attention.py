@@ -103,8 +103,8 @@ def stages_of(
     `visible` has the full shape (*B, Hq, Tq, Tk); `bias` broadcasts to it.
     """
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
-    clean_query, clean_key, clean_value = _finite(query), _finite(key), _finite(value)
-    is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], query)
+    clean_query, clean_key, clean_value = finite(query), finite(key), finite(value)
+    is_clean = is_finite_row(query)[..., :, None] & _by_query_head(is_finite_row(key)[..., None, :], query)
 
     # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
     scale = _as_number(scale, query)
@@ -135,11 +135,13 @@ def stages_of(
     return AttentionStages(scores, logits, weights, logsumexp, output)
 
 
-def _finite(tensor: Tensor) -> Tensor:
+def finite(tensor: Tensor) -> Tensor:
+    """Replace what is not finite by 0."""
     return torch.where(torch.isfinite(tensor), tensor, 0.0)
 
 
-def _is_finite_row(tensor: Tensor) -> Tensor:
+def is_finite_row(tensor: Tensor) -> Tensor:
+    """Say which positions have finite components only."""
     return torch.isfinite(tensor).all(dim=-1)
 
 

@@ -12,7 +12,7 @@ from attnspec.contract.options import check_options
 from attnspec.contract.parameters import MultiHeadParameters, check_parameters
 from attnspec.contract.shapes import key_value_sizes, multi_head_sizes, self_attention_sizes
 
-from .attention import Attention, compute_stages, widen
+from .attention import Attention, compute_stages, finite, is_finite_row, widen
 from .tensors import as_option, as_tensors, describe, new_checks
 
 
@@ -125,7 +125,7 @@ def prepare_self_attention(
     sizes = self_attention_sizes(**operands, checks=checks)
     options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
     wide = widen(inputs).unsqueeze(-3)
-    query, key, value = wide @ widen(query_weight), wide @ widen(key_weight), wide @ widen(value_weight)
+    query, key, value = (project(wide, weight, None) for weight in (query_weight, key_weight, value_weight))
     return Attention(query, key, value, bias, sizes, options), inputs.dtype
 
 
@@ -178,9 +178,11 @@ def prepare_multi_head_attention(
 
 
 def project(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute x W + b."""
-    outputs = widen(inputs) @ widen(weight)
-    return outputs if bias is None else outputs + widen(bias)
+    """Compute x W + b; a non-finite component makes its position NaN, and no other (S11)."""
+    inputs = widen(inputs)
+    outputs = finite(inputs) @ widen(weight)
+    outputs = outputs if bias is None else outputs + widen(bias)
+    return torch.where(is_finite_row(inputs)[..., None], outputs, torch.nan)
 
 
 def split_heads(tensor: Tensor, heads: int) -> Tensor:

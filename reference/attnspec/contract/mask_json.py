@@ -31,7 +31,9 @@ def mask_to_json(mask: masks.Mask) -> dict[str, Any]:
         case masks.BooleanArray(array=array):
             values = np.asarray(array)
             if not values.size:
-                raise ValueError(f"a mask array without elements cannot be written as JSON; its shape is {values.shape}")
+                raise ValueError(
+                    f"a mask array without elements cannot be written as JSON; its shape is {values.shape}"
+                )
             return {"kind": "array", "values": values.tolist()}
         case masks.Both(left=first, right=second):
             return {"kind": "and", "masks": [mask_to_json(first), mask_to_json(second)]}

@@ -16,8 +16,8 @@ from attnspec.contract.shapes import Sizes, dot_product_sizes
 from .masks import block_of, visible_pairs
 from .tensors import Array, as_option, as_tensors, describe, new_checks
 
-BLOCK_ELEMENTS = 2**20
-"""How many (query, key) pairs, over batch and heads, are held at once: 8 MiB in float64 for each stage."""
+BLOCK_ELEMENTS = 2**21
+"""How many (query, key) pairs, over batch and heads, are held at once: 16 MiB in float64 for each stage."""
 
 
 class Attention(NamedTuple):
@@ -134,8 +134,8 @@ def stages_of(
     `visible` has the full shape (*B, Hq, Tq, Tk); `bias` broadcasts to it.
     """
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
-    clean_query, clean_key, clean_value = _finite(query), _finite(key), _finite(value)
-    is_clean = _is_finite_row(query)[..., :, None] & _by_query_head(_is_finite_row(key)[..., None, :], query)
+    clean_query, clean_key, clean_value = finite(query), finite(key), finite(value)
+    is_clean = is_finite_row(query)[..., :, None] & _by_query_head(is_finite_row(key)[..., None, :], query)
 
     # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
     scores = scale * _ungroup(_group(clean_query, key) @ clean_key.mT, query)
@@ -163,11 +163,13 @@ def stages_of(
     return AttentionStages(scores, logits, weights, logsumexp, output)
 
 
-def _finite(array: Array) -> Array:
+def finite(array: Array) -> Array:
+    """Replace what is not finite by 0."""
     return np.where(np.isfinite(array), array, 0.0)
 
 
-def _is_finite_row(array: Array) -> Array:
+def is_finite_row(array: Array) -> Array:
+    """Say which positions have finite components only."""
     return np.asarray(np.isfinite(array).all(axis=-1))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from attnspec.contract.operands import check_floating
 from attnspec.contract.options import check_options
 from attnspec.contract.parameters import MultiHeadParameters, check_parameters
 from attnspec.contract.shapes import key_value_sizes, multi_head_sizes, self_attention_sizes
 
-from .attention import Attention, attend, widen
+from .attention import Attention, attend, finite, is_finite_row, widen
 from .tensors import Array, as_option, as_tensors, describe, new_checks
 
 
@@ -154,7 +156,7 @@ def prepare_self_attention(
     sizes = self_attention_sizes(**operands, checks=checks)
     options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
     inputs = widen(inputs)[..., None, :, :]
-    query, key, value = inputs @ widen(query_weight), inputs @ widen(key_weight), inputs @ widen(value_weight)
+    query, key, value = (project(inputs, weight, None) for weight in (query_weight, key_weight, value_weight))
     return Attention(query, key, value, bias, sizes, options)
 
 
@@ -206,9 +208,11 @@ def prepare_multi_head_attention(
 
 
 def project(inputs: Array, weight: Array, bias: Array | None) -> Array:
-    """Compute x W + b."""
-    outputs: Array = widen(inputs) @ widen(weight)
-    return outputs if bias is None else outputs + widen(bias)
+    """Compute x W + b; a non-finite component makes its position NaN, and no other (S11)."""
+    inputs = widen(inputs)
+    outputs: Array = finite(inputs) @ widen(weight)
+    outputs = outputs if bias is None else outputs + widen(bias)
+    return np.where(is_finite_row(inputs)[..., None], outputs, np.nan)
 
 
 def split_heads(array: Array, heads: int) -> Array:
