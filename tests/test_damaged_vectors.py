@@ -151,6 +151,10 @@ DAMAGES: dict[str, tuple[Callable[[Folder], Any], str]] = {
     "duplicate": (_twice, "names square-float32 twice"),
     "unknown-twin": (_twin, "vector square-float32 names nobody-float32 as its twin, which is no vector"),
     "unknown-mask": (_mask, "vector square-float32: a mask in JSON must be an object whose `kind`"),
+    "no-schema": (
+        lambda f: (f.path / "manifest.schema.json").write_text("{"),
+        "manifest.schema.json cannot be read: ",
+    ),
     "bias-without-tensor": (_no_bias, "square-float32 is a dot_product_attention without a tensor 'bias'"),
 }
 
@@ -165,14 +169,6 @@ def test_the_small_folder_is_whole_before_it_is_damaged(folder: Folder) -> None:
     assert len(load_manifest(folder.path)["cases"]) == len(DAMAGED)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_one_clear_error(folder: Folder, damage: str) -> None:
-    function, message = DAMAGES[damage]
-    function(folder)
-    with pytest.raises(VectorError, match=message):
-        load_cases(folder.path)
-
-
 @pytest.fixture
 def shipped_from(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
     """Make another folder the shipped one, for this process."""
@@ -184,6 +180,15 @@ def shipped_from(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], N
     yield use
     monkeypatch.undo()
     shipped_cases.cache_clear()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_one_clear_error(folder: Folder, damage: str, shipped_from: Callable[[Path], None]) -> None:
+    function, message = DAMAGES[damage]
+    function(folder)
+    shipped_from(folder.path)
+    with pytest.raises(VectorError, match=message):
+        shipped_cases()
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -1,8 +1,8 @@
 """What the documentation shows is run, and what it counts is counted.
 
 Conventions of the pages:
-- ```python and ```bash blocks are run as printed, ```console blocks are not (they install, or take long), ```text blocks
-  are output;
+- ```python and ```bash blocks are run as printed, ```console blocks are not (they install, or take long),
+  ```text blocks are output;
 - a comment behind a `print(…)` is what it prints;
 - a python block whose first line is `# name.py` is that file for the bash blocks of its page;
 - a text block that comes next after a bash block is its output, where a line `…` stands for lines that are left out;

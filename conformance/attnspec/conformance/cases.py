@@ -88,7 +88,10 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         raise VectorError(f"{folder} holds no vectors: there is no manifest.json") from None
     except ValueError as error:
         raise VectorError(f"{path} is not valid JSON: {error}") from None
-    schema = json.loads((VECTORS / "manifest.schema.json").read_text(encoding="utf8"))
+    try:
+        schema = json.loads((VECTORS / "manifest.schema.json").read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise VectorError(f"{VECTORS / 'manifest.schema.json'} cannot be read: {error}") from None
     misfit = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(manifest))
     if misfit is not None:
         raise VectorError(f"{path} does not fit its schema: {misfit.message} at {misfit.json_path}")

@@ -123,6 +123,8 @@ def verify(
         check_selection(selection)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if json_path is not None and str(json_path) != "-" and not json_path.parent.is_dir():
+        raise click.UsageError(f"--json: there is no folder {json_path.parent}")
     total = len(specs) * sum(selection.matches(case) for case in shipped_cases())
     with _progress(total) as advance:
         report = run_isolated(
@@ -138,7 +140,7 @@ def verify(
         click.echo(report.to_json())
     else:
         if json_path is not None:
-            json_path.write_text(report.to_json(), encoding="utf8")
+            _write(json_path, report.to_json())
         console = new_console()
         print_report(console, report, failures=failures)
         print_reasons(console, report)
@@ -147,11 +149,19 @@ def verify(
     raise SystemExit(CONFORMS if report.conforms else WRONG_USAGE)  # what is left: nothing was decided
 
 
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf8")
+    except OSError as error:
+        raise click.UsageError(f"--json: cannot write {path}: {error.strerror}") from None
+
+
 @group.command(name="targets")
 def list_targets() -> None:
     """List what can be tested here, and what is missing."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     from .backends import list_backends
     from .tables import new_console
@@ -160,7 +170,7 @@ def list_targets() -> None:
     for heading in ("target", "import", "framework", "version"):
         table.add_column(heading, no_wrap=True)
     for backend in list_backends():
-        version = backend.version or f"not installed: {backend.install}"
+        version = Text(backend.version or f"not installed: {backend.install}")  # as text: [torch] is no markup
         table.add_row(backend.name, f"import {backend.module} as attn", backend.framework, version)
     console = new_console()
     console.print(table)
@@ -199,7 +209,7 @@ class _progress:  # noqa: N801 - used as a function
 def main() -> None:
     """Run the command line: turn what users can mend into one line, and everything else into exit code 3."""
     try:
-        group(standalone_mode=False)
+        group(prog_name="attnspec", standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("attnspec: interrupted", err=True)
         sys.exit(HARNESS_FAILED)
@@ -219,4 +229,4 @@ def _is_users(error: Exception) -> bool:
     from .cases import VectorError
     from .targets import TargetError
 
-    return isinstance(error, VectorError | TargetError | OSError)
+    return isinstance(error, VectorError | TargetError)

@@ -95,8 +95,11 @@ def check_selection(selection: Selection) -> None:
     for name, values in known.items():
         unknown = sorted(getattr(selection, name) - values)
         if unknown:
-            closest = difflib.get_close_matches(unknown[0], values, n=3)
-            hint = f"did you mean {' or '.join(closest)}?" if closest else f"there are {', '.join(sorted(values)[:12])}"
+            spelled = {value.lower(): value for value in values}
+            closest = [spelled[match] for match in difflib.get_close_matches(unknown[0].lower(), spelled, n=3)]
+            listed = sorted(values, key=lambda value: (len(value), value))  # S2 before S10
+            shown = ", ".join([*listed[:20], *(["…"] if len(listed) > 20 else [])])
+            hint = f"did you mean {' or '.join(closest)}?" if closest else f"there are {shown}"
             raise ValueError(f"no case has {unknown[0]!r} among its {name}; {hint}")
 
 

@@ -25,7 +25,7 @@ def print_report(console: Console, report: Report, *, failures: int) -> None:
     """Print a line for each target and dtype, then what failed: by clause, and the first case of each design."""
     console.print(_table(report))
     for line in report.missing:
-        console.print(Text(line, style="bold red"))
+        console.print(Text(line, style="bold red"), soft_wrap=True)
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in report.failures():
         groups.setdefault((result.target, _design(result)), []).append(result)
@@ -35,7 +35,7 @@ def print_report(console: Console, report: Report, *, failures: int) -> None:
         _print_failure(console, group)
     if len(groups) > failures:
         console.print(f"… and {len(groups) - failures} more designs that fail (--failures N shows more)")
-    console.print(Text(_verdict(report), style="bold green" if report.conforms else "bold red"))
+    console.print(Text(_verdict(report), style="bold green" if report.conforms else "bold red"), soft_wrap=True)
 
 
 def _table(report: Report) -> Table:
@@ -54,7 +54,7 @@ def _table(report: Report) -> Table:
         compared = [result for result in results if result.ratio is not None]
         worst = max(compared, key=lambda result: result.ratio or 0.0, default=None)
         table.add_row(
-            target if target != previous else "",
+            Text(target if target != previous else ""),  # a plain string would be read as markup: [a] would vanish
             dtype,
             str(len(results)),
             str(counts[Status.PASS]),
