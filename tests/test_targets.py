@@ -118,11 +118,11 @@ class Layer:
     ("function", "name"),
     [
         pytest.param(right, "attention", id="function"),
-        pytest.param(lambda q, k, v: right(q, k, v), "<lambda>", id="lambda"),
+        pytest.param(lambda q, k, v, scale=None: right(q, k, v), "<lambda>", id="lambda"),
         pytest.param(Layer(), "Layer", id="object"),
         pytest.param(functools.partial(right, softcap=None), "partial", id="partial"),
         pytest.param(Layer().__call__, "__call__", id="method"),
-        pytest.param(lambda q, *rest: right(q, *rest), "<lambda>", id="positional-rest"),
+        pytest.param(lambda q, *rest: right(q, rest[0], rest[1]), "<lambda>", id="positional-rest"),
         pytest.param(lambda q, k, v, /, scale=None: right(q, k, v), "<lambda>", id="positional-only"),
     ],
 )
@@ -193,7 +193,7 @@ def test_what_is_not_found(kind: str, tmp_path: Path, monkeypatch: pytest.Monkey
         pytest.param(lambda **given: None, "must take query, key and value", id="keywords"),
         pytest.param(
             lambda q, k, v, num_heads: q,
-            "demands `num_heads`, which no case gives; beside query, key and value the keywords are bias, causal_offset",
+            "demands `num_heads`, which no case gives; beside query, key and value the keywords are bias, causal_o",
             id="demands-a-fourth",
         ),
         pytest.param(

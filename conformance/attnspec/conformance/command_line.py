@@ -161,7 +161,6 @@ def list_targets() -> None:
     """List what can be tested here, and what is missing."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
-    from rich.text import Text
 
     from .backends import list_backends
     from .tables import new_console
@@ -170,7 +169,7 @@ def list_targets() -> None:
     for heading in ("target", "import", "framework", "version"):
         table.add_column(heading, no_wrap=True)
     for backend in list_backends():
-        version = Text(backend.version or f"not installed: {backend.install}")  # as text: [torch] is no markup
+        version = backend.version or f"not installed: {backend.install}"
         table.add_row(backend.name, f"import {backend.module} as attn", backend.framework, version)
     console = new_console()
     console.print(table)

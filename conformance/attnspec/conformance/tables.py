@@ -18,7 +18,8 @@ FAILED = (Status.FAIL, Status.ERROR, Status.CRASH, Status.TIMEOUT, Status.NONDET
 def new_console(*, stderr: bool = False) -> Console:
     """Return a console as wide as the terminal, 120 columns in a pipe."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 120, highlight=False, soft_wrap=False)
+    # No markup: names and commands hold brackets, as in attnspec[torch], and would lose them.
+    return Console(file=stream, width=None if stream.isatty() else 120, highlight=False, markup=False, emoji=False)
 
 
 def print_report(console: Console, report: Report, *, failures: int) -> None:
@@ -54,7 +55,7 @@ def _table(report: Report) -> Table:
         compared = [result for result in results if result.ratio is not None]
         worst = max(compared, key=lambda result: result.ratio or 0.0, default=None)
         table.add_row(
-            Text(target if target != previous else ""),  # a plain string would be read as markup: [a] would vanish
+            target if target != previous else "",
             dtype,
             str(len(results)),
             str(counts[Status.PASS]),
