@@ -19,7 +19,7 @@ verify: $(STAMP)
 	$(BIN)/attnspec verify --require reference,torch,tensorflow,jax
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

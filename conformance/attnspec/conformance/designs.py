@@ -47,6 +47,7 @@ def designs() -> Iterator[Design]:
     yield from _ranges()
     yield from _other_operations()
     yield from real_designs()
+    yield _worked_example()
 
 
 def _shapes() -> Iterator[Design]:
@@ -85,7 +86,7 @@ def _shapes() -> Iterator[Design]:
         yield Design(name, clauses, hunts, peaked_tensors(shape), "peaked", dtypes=dtypes)
     yield Design(
         "one-key",
-        ("S1", "S10"),
+        ("S1",),
         "a single key: the output is its value, whatever the logits",
         peaked_tensors(ONE_KEY),
         "peaked",
@@ -323,3 +324,19 @@ def _other_operations() -> Iterator[Design]:
             mask=mask,
             numbers={"num_heads": 4, "num_kv_heads": kv_heads},
         )
+
+
+def _worked_example() -> Design:
+    def make(_: np.random.Generator) -> dict[str, Array]:
+        query = 0.1 * np.arange(1, 5) + 0.1 * np.arange(4)[:, None]
+        return {"query": query, "key": query + 0.4, "value": query + 0.8}
+
+    return Design(
+        "fox",
+        ("S1", "S2"),
+        "the worked example, The quick brown fox: its rows differ by 0.0025, too little to decide at half precision",
+        make,
+        "worked_example",
+        dtypes=WIDE,
+        features=("worked_example",),
+    )

@@ -133,23 +133,27 @@ def mask_designs() -> Iterator[Design]:
 
 def needle_designs() -> Iterator[Design]:
     """Yield the designs whose largest logit stands just inside or just outside an edge."""
-    rows: tuple[tuple[str, Shape, Mask | None, str], ...] = (
-        ("needle-causal", TILE, causal(), "the diagonal: the last key seen, or the first one hidden, rules the row"),
-        ("needle-causal-long", LONG, causal(), "the diagonal over a length of 129"),
-        ("needle-causal-end", WIDE_TILE, causal("end"), "the shifted diagonal over tiles of 16 and 64"),
-        ("needle-window", TILE, sliding_window(31, 0), "the window's left edge at a tile boundary"),
-        ("needle-lengths", WIDE_TILE, key_lengths(63), "the padding's edge one before a tile boundary"),
-        ("needle-last-key", WIDE_TILE, None, "the last key rules every row: it must not be dropped"),
+    rows: tuple[tuple[str, str, Shape, Mask | None, str], ...] = (
+        (
+            "needle-causal",
+            "S7",
+            TILE,
+            causal(),
+            "the diagonal: the last key seen, or the first one hidden, rules the row",
+        ),
+        ("needle-causal-long", "S7", LONG, causal(), "the diagonal over a length of 129"),
+        ("needle-causal-end", "S7", WIDE_TILE, causal("end"), "the shifted diagonal over tiles of 16 and 64"),
+        ("needle-window", "S7", TILE, sliding_window(31, 0), "the window's left edge at a tile boundary"),
+        ("needle-lengths", "S8", WIDE_TILE, key_lengths(63), "the padding's edge one before a tile boundary"),
+        ("needle-last-key", "S1", WIDE_TILE, None, "the last key rules every row: it must not be dropped"),
     )
-    for name, shape, mask, hunts in rows:
+    for name, clause, shape, mask, hunts in rows:
 
         def make(rng: np.random.Generator, shape: Shape = shape, mask: Mask | None = mask) -> dict[str, Array]:
             visible = visible_pairs_of(peaked(np.random.default_rng(0), shape), mask)
             return needles(rng, shape, visible[0, 0])
 
-        yield Design(
-            name, ("S7",) if mask is not None else ("S1",), hunts, make, "needles", mask=mask, features=("needle",)
-        )
+        yield Design(name, (clause,), hunts, make, "needles", mask=mask, features=("needle",))
 
 
 def poison_designs() -> Iterator[Design]:

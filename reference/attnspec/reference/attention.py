@@ -149,7 +149,8 @@ def stages_of(
     # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
     peak = logits.max(axis=-1, keepdims=True, initial=-np.inf)
     peak = np.where(peak != -np.inf, peak, 0.0)
-    exponentials = np.exp(logits - peak)
+    with np.errstate(invalid="ignore"):  # a logit of +∞ makes its row NaN: ∞ − ∞, and meant
+        exponentials = np.exp(logits - peak)
     total = exponentials.sum(axis=-1, keepdims=True)
     has_weight = total != 0.0
     total = np.where(has_weight, total, 1.0)
