@@ -133,6 +133,11 @@ def test_several_targets() -> None:
     assert {"attnspec", "python", "numpy"} <= set(report.versions)
 
 
+def test_two_targets_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two targets are called 'reference'"):
+        verify(["reference", "reference"], cases=["square-float64"])
+
+
 def test_no_target_proves_nothing() -> None:
     assert not verify([]).conforms
 

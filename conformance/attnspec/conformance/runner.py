@@ -69,13 +69,18 @@ def verify(
 
     Raises:
         TargetError: a target that cannot be found or loaded, or whose framework is missing.
-        ValueError: an unknown profile, or a selection that names something that no case has.
+        ValueError: an unknown profile, a selection that names something that no case has, two targets of one name.
         VectorError: vectors that are damaged.
     """
     selection = Selection(*map(_as_set, (clauses, operations, dtypes, levels, cases)))
     specs = [target] if isinstance(target, str) or callable(target) else list(target)
     check_selection(selection)
-    return run([load_target(spec) for spec in specs], selection, profile=find_profile(profile))
+    targets = [load_target(spec) for spec in specs]
+    names = [loaded.name for loaded in targets]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"two targets are called {repeated[0]!r}, and a report could not tell them apart; rename one")
+    return run(targets, selection, profile=find_profile(profile))
 
 
 def _as_set(values: Iterable[str]) -> frozenset[str]:
