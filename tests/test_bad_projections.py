@@ -84,8 +84,8 @@ SELF: dict[str, Case] = {
     "mask without its axis of heads": (
         ValueError,
         (
-            "`mask` must have 2 axes or 4, up to (2, 1, 5, 5); got shape (2, 5, 5), which is ambiguous: reshape to "
-            "(2, 1, 5, 5) if axis 0 is the batch, or to (1, 2, 5, 5) if it is the heads"
+            "`mask` must have 2 axes or 4, up to (2, 1, 5, 5); got shape (2, 5, 5), which lacks the head axis: "
+            "reshape to (2, 1, 5, 5)"
         ),
         self_attend((2, 5, 7), (7, 3), (7, 3), (7, 5), mask=np.ones((2, 5, 5), bool)),
     ),

@@ -180,6 +180,8 @@ def _wrong_rank(name: str, shape: Shape, full: Shape) -> str:
     message = f"`{name}` must have {axes}, up to {show_shape(full)}; got shape {show_shape(shape)}"
     if len(shape) == 3 and len(full) == 4:
         first, queries, keys = show_shape(shape)[1:-1].split(", ")
+        if full[1] == 1 and shape[0] != 1:  # as in self_attention: axis 0 can only be the batch
+            return f"{message}, which lacks the head axis: reshape to ({first}, 1, {queries}, {keys})"
         message += (
             f", which is ambiguous: reshape to ({first}, 1, {queries}, {keys}) if axis 0 is the batch, "
             f"or to (1, {first}, {queries}, {keys}) if it is the heads"
