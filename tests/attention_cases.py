@@ -18,7 +18,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attnspec.contract import causal, full, key_lengths, query_lengths, sliding_window
+from attnspec.contract import (
+    causal,
+    chunked,
+    full,
+    key_lengths,
+    predicate,
+    prefix,
+    query_lengths,
+    segments,
+    sliding_window,
+)
 
 Array = NDArray[np.float64]
 
@@ -107,6 +117,16 @@ def offsets(dims: Dims) -> NDArray[np.int64]:
 def lengths(dims: Dims) -> NDArray[np.int64]:
     """Lengths for each batch element; the third is 0."""
     return np.resize(_LENGTHS, dims.batch)
+
+
+def segment_ids(dims: Dims, length: int) -> NDArray[np.int64]:
+    """Ids (*B, length) of packed sequences: other boundaries for each element, negative ids among them."""
+    return np.array([segment_of(b, t) for b, t in np.ndindex(dims.rank4[0], length)]).reshape(*dims.batch, length)
+
+
+def segment_of(b: int, t: int) -> int:
+    """`segment_ids` at the flat batch index."""
+    return (t + b) // 3 - 1
 
 
 def offset_of(b: int) -> int:
@@ -207,6 +227,33 @@ MASKS: dict[str, MaskCase] = {
     "array": _array_case(lambda d: d.pairs),
     "array_keys": _array_case(lambda d: (1, d.keys)),
     "nothing": MaskCase(lambda d: ~full(), lambda d, b, h, i, j: False),
+    "segments": MaskCase(
+        lambda d: segments([t // 4 for t in range(d.queries)], np.arange(d.keys) // 3),
+        lambda d, b, h, i, j: i // 4 == j // 3,
+    ),
+    "segments_batch": MaskCase(
+        lambda d: segments(segment_ids(d, d.queries), segment_ids(d, d.keys)),
+        lambda d, b, h, i, j: segment_of(b, i) == segment_of(b, j),
+    ),
+    "segments_shared_keys": MaskCase(
+        lambda d: segments(segment_ids(d, d.queries), np.arange(d.keys, dtype=np.int8) // 2 - 1),
+        lambda d, b, h, i, j: segment_of(b, i) == j // 2 - 1,
+    ),
+    "prefix": MaskCase(lambda d: prefix(3), lambda d, b, h, i, j: j < 3 or j <= i, square=True),
+    "prefix_end": MaskCase(lambda d: prefix(2, "end"), lambda d, b, h, i, j: j < 2 or j <= i + _end(d)),
+    "prefix_batch": MaskCase(
+        lambda d: prefix(lengths(d), offsets(d)), lambda d, b, h, i, j: j < length_of(b) or j <= i + offset_of(b)
+    ),
+    "chunked": MaskCase(lambda d: chunked(3), lambda d, b, h, i, j: i // 3 == j // 3, square=True),
+    "chunked_end": MaskCase(lambda d: chunked(2, "end"), lambda d, b, h, i, j: (i + _end(d)) // 2 == j // 2),
+    "chunked_negative": MaskCase(lambda d: chunked(4, -3), lambda d, b, h, i, j: (i - 3) // 4 == j // 4),
+    "chunked_batch": MaskCase(
+        lambda d: chunked(3, offsets(d)), lambda d, b, h, i, j: (i + offset_of(b)) // 3 == j // 3
+    ),
+    "predicate": MaskCase(
+        lambda d: predicate("strided", lambda query, key: (query + 2 * key) % 3 != 0),
+        lambda d, b, h, i, j: (i + 2 * j) % 3 != 0,
+    ),
     "and": MaskCase(
         lambda d: causal(1) & key_lengths(lengths(d)), lambda d, b, h, i, j: j <= i + 1 and j < length_of(b)
     ),
@@ -228,6 +275,18 @@ MASKS: dict[str, MaskCase] = {
         lambda d: draw_booleans((d.queries, 1)) | causal(0),
         lambda d, b, h, i, j: look_up(draw_booleans((d.queries, 1)), d)(b, h, i, j) or j <= i,
     ),
+    "packed_causal": MaskCase(
+        lambda d: segments(segment_ids(d, d.queries), segment_ids(d, d.keys)) & causal(0),
+        lambda d, b, h, i, j: segment_of(b, i) == segment_of(b, j) and j <= i,
+    ),
+    "not_chunked_or_prefix": MaskCase(
+        lambda d: ~chunked(2, 0) & prefix(1, 1) | segments(np.zeros(d.queries, int), np.arange(d.keys) % 5),
+        lambda d, b, h, i, j: (i // 2 != j // 2 and (j < 1 or j <= i + 1)) or j % 5 == 0,
+    ),
+    "array_and_predicate": MaskCase(
+        lambda d: draw_booleans(d.pairs) & ~predicate("diagonals", lambda query, key: (query - key) % 4 == 1),
+        lambda d, b, h, i, j: look_up(draw_booleans(d.pairs), d)(b, h, i, j) and (i - j) % 4 != 1,
+    ),
 }
 
 
@@ -242,9 +301,12 @@ def by_oracle(
     value: Array,
     *,
     visible: Visible | None = None,
-    bias: Array | None = None,
+    bias: Array | BiasAt | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    sinks: Array | None = None,
+    keep: NDArray[np.bool_] | None = None,
+    rate: float = 0.0,
 ) -> dict[str, Array]:
     """Ask an oracle, which knows rank 4 only, and give its answers the caller's rank."""
     n_batch, heads = dims.rank4
@@ -253,9 +315,12 @@ def by_oracle(
         key.reshape(n_batch, dims.kv_heads, dims.keys, dims.head_dim),
         value.reshape(n_batch, dims.kv_heads, dims.keys, dims.value_dim),
         visible=visible,
-        bias=None if bias is None else look_up(bias, dims),
+        bias=look_up(bias, dims) if isinstance(bias, np.ndarray) else bias,
         scale=scale,
         softcap=softcap,
+        sinks=None if sinks is None else np.reshape(sinks, -1).tolist(),
+        keep=None if keep is None else look_up(keep, dims),
+        rate=rate,
     )
     rows = query.shape[:-1]
     shapes = {"logsumexp": rows, "output": (*rows, dims.value_dim)}

@@ -46,21 +46,27 @@ def native_type(name: str) -> type:
 
 
 def gradients(
-    name: str, function: Callable[..., Any], arrays: dict[str, Array], cotangent: Array
-) -> tuple[Array, dict[str, Array]]:
-    """Call `function(**arrays)` with native tensors: its output, and the gradients of Σ cotangent · output."""
+    name: str, function: Callable[..., Any], arrays: dict[str, Array], cotangent: Array | tuple[Array, ...]
+) -> tuple[Any, dict[str, Array]]:
+    """Call `function(**arrays)` with native tensors: its output, and the gradients of Σ cotangent · output.
+
+    A function that returns a tuple takes a tuple of cotangents, and the sum is over all of them.
+    """
     tensors = {key: to_native(name, array) for key, array in arrays.items()}
-    output, derivatives = {"torch": _torch, "tensorflow": _tensorflow, "jax": _jax}[name](
-        function, tensors, to_native(name, cotangent)
-    )
-    return to_numpy(output), {key: to_numpy(derivative) for key, derivative in derivatives.items()}
+    is_tuple = isinstance(cotangent, tuple)
+    native = tuple(to_native(name, part) for part in cotangent) if is_tuple else to_native(name, cotangent)
+    output, derivatives = {"torch": _torch, "tensorflow": _tensorflow, "jax": _jax}[name](function, tensors, native)
+    output = tuple(map(to_numpy, output)) if is_tuple else to_numpy(output)
+    return output, {key: to_numpy(derivative) for key, derivative in derivatives.items()}
 
 
 def _torch(function: Callable[..., Any], tensors: dict[str, Any], cotangent: Any) -> tuple[Any, dict[str, Any]]:
+    import torch
+
     for tensor in tensors.values():
         tensor.requires_grad_()
     output = function(**tensors)
-    output.backward(cotangent)
+    torch.autograd.backward(output, cotangent)
     return output, {key: tensor.grad for key, tensor in tensors.items()}
 
 

@@ -10,7 +10,7 @@ infinity or a zero.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mpmath
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Visible = Callable[[int, int, int, int], bool]
 Bias = Callable[[int, int, int, int], float]
+Keep = Callable[[int, int, int, int], bool]
 Number = Any  # mpmath ships no types
 
 # A context of its own: whoever changes the precision of the global `mpmath.mp` changes nothing here, or the reverse.
@@ -36,11 +37,18 @@ def attention_stages(
     bias: Bias | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    sinks: Sequence[float] | None = None,
+    keep: Keep | None = None,
+    rate: float = 0.0,
 ) -> dict[str, Array]:
     """Return scores, logits, weights (B,Hq,Tq,Tk), logsumexp (B,Hq,Tq) and output (B,Hq,Tq,Dv).
 
     `visible(b, h, i, j)` and `bias(b, h, i, j)` are asked about query `i` of *query* head `h` and key `j`. The bias is
     asked for visible positions only.
+
+    `sinks` has one logit per query head: it takes part in the softmax and in logsumexp, and stands for no key. `keep`,
+    asked for visible positions only, and `rate` are dropout: the output is a sum over weight * keep / (1 - rate).
+    The weights returned are those before dropout.
     """
     n_b, n_h, n_i, d_k = query.shape
     n_g, n_j, d_v = value.shape[1:]
@@ -53,6 +61,11 @@ def attention_stages(
     if softcap is not None and not (math.isfinite(softcap) and softcap):
         raise ValueError(f"c * tanh(s / c) has no value for c = {softcap}")
     cap = None if softcap is None else MP.mpf(float(softcap))
+
+    if not 0.0 <= rate < 1.0 or (rate > 0.0 and keep is None):
+        raise ValueError(f"a rate of {rate} with {'no' if keep is None else 'an'} answer to what is kept")
+    remaining = 1 - MP.mpf(rate)
+    sink_of_head = _sinks(sinks, n_h)
 
     result = {
         "scores": np.empty((n_b, n_h, n_i, n_j)),
@@ -74,17 +87,59 @@ def attention_stages(
                 if shift != -math.inf:
                     logits[j] = _capped(scores[j], cap) + MP.mpf(shift)
 
-        weights, logsumexp = _softmax(logits)
+        weights, logsumexp = _softmax(logits, sink_of_head[h])
         for j in range(n_j):
             result["scores"][b, h, i, j] = float(scores[j])
             result["logits"][b, h, i, j] = float(logits.get(j, MP.ninf))
             result["weights"][b, h, i, j] = float(weights.get(j, MP.zero))
         result["logsumexp"][b, h, i] = float(logsumexp)
         for d in range(d_v):
-            # Only keys with a weight are read. No weight underflows here, so p * inf is inf and never 0 * inf.
-            terms = [w * MP.mpf(float(value[b, g, j, d])) for j, w in weights.items()]
+            # Only keys with a weight are read, and of these only what is kept. A row of NaN stays one: 0 * NaN.
+            # No weight underflows here, so p * inf is inf and never 0 * inf.
+            terms = [
+                w * MP.mpf(float(value[b, g, j, d])) / remaining
+                for j, w in weights.items()
+                if keep is None or keep(b, h, i, j) or MP.isnan(w)
+            ]
             result["output"][b, h, i, d] = float(MP.fsum(terms))
     return result
+
+
+def merge_attention(
+    outputs: Sequence[Array], logsumexps: Sequence[Array], *, sinks: Sequence[float] | None = None
+) -> dict[str, Array]:
+    """Combine partial results (B,Hq,Tq,Dv) with their logsumexps (B,Hq,Tq) into those over all keys, and the sinks.
+
+    A slice counts as one key with its logsumexp as the logit, unless this is -inf: then it is not read.
+    """
+    shape = outputs[0].shape if outputs else ()
+    fits = [o.shape == shape and x.shape == shape[:3] for o, x in zip(outputs, logsumexps, strict=True)]
+    if len(shape) != 4 or not all(fits):
+        raise ValueError(f"shapes do not fit: {[o.shape for o in outputs]} and {[x.shape for x in logsumexps]}")
+    sink_of_head = _sinks(sinks, shape[1])
+
+    result = {"output": np.empty(shape), "logsumexp": np.empty(shape[:3])}
+    for b, h, i in np.ndindex(*shape[:3]):
+        logits: dict[int, Number] = {}  # of the slices that saw something
+        for s, partial in enumerate(logsumexps):
+            if partial[b, h, i] == math.inf:
+                raise ValueError("a logsumexp of +inf has no meaning")
+            if partial[b, h, i] != -math.inf:
+                logits[s] = MP.mpf(float(partial[b, h, i]))
+        weights, logsumexp = _softmax(logits, sink_of_head[h])
+        result["logsumexp"][b, h, i] = float(logsumexp)
+        for d in range(shape[3]):
+            terms = [w * MP.mpf(float(outputs[s][b, h, i, d])) for s, w in weights.items()]
+            result["output"][b, h, i, d] = float(MP.fsum(terms))
+    return result
+
+
+def _sinks(sinks: Sequence[float] | None, n_h: int) -> list[Number]:
+    if sinks is None:
+        return [MP.ninf] * n_h
+    if len(sinks) != n_h or any(float(x) == math.inf for x in sinks):
+        raise ValueError(f"one sink per query head ({n_h}), none of them +inf: not {sinks}")
+    return [MP.mpf(float(x)) for x in sinks]
 
 
 def _factor(scale: float | None, d_k: int) -> Number:
@@ -112,11 +167,11 @@ def _capped(score: Number, cap: Number | None) -> Number:
     return cap * MP.tanh(score / cap)
 
 
-def _softmax(logits: dict[int, Number]) -> tuple[dict[int, Number], Number]:
+def _softmax(logits: dict[int, Number], sink: Number) -> tuple[dict[int, Number], Number]:
     if not logits:
-        return {}, MP.ninf
-    if any(MP.isnan(x) for x in logits.values()):
+        return {}, sink
+    if any(MP.isnan(x) for x in (sink, *logits.values())):
         return dict.fromkeys(logits, MP.nan), MP.nan
     powers = {j: MP.exp(x) for j, x in logits.items()}
-    total = MP.fsum(powers.values())
+    total = MP.fsum(powers.values()) + MP.exp(sink)  # exp(-inf) is 0: no sink
     return {j: p / total for j, p in powers.items()}, MP.log(total)

@@ -10,7 +10,7 @@ this is not enough, and where finite inputs leave the float64 range, `oracle_mpm
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Visible = Callable[[int, int, int, int], bool]
 Bias = Callable[[int, int, int, int], float]
+Keep = Callable[[int, int, int, int], bool]
 
 
 def attention_stages(
@@ -29,11 +30,18 @@ def attention_stages(
     bias: Bias | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    sinks: Sequence[float] | None = None,
+    keep: Keep | None = None,
+    rate: float = 0.0,
 ) -> dict[str, Array]:
     """Return scores, logits, weights (B,Hq,Tq,Tk), logsumexp (B,Hq,Tq) and output (B,Hq,Tq,Dv).
 
     `visible(b, h, i, j)` and `bias(b, h, i, j)` are asked about query `i` of *query* head `h` and key `j`. The bias is
     asked for visible positions only.
+
+    `sinks` has one logit per query head: it takes part in the softmax and in logsumexp, and stands for no key. `keep`,
+    asked for visible positions only, and `rate` are dropout: the output is a sum over weight * keep / (1 - rate).
+    The weights returned are those before dropout.
     """
     batch, query_heads, query_count, width = query.shape
     _, kv_heads, key_count, value_width = value.shape
@@ -49,6 +57,9 @@ def attention_stages(
         raise ValueError(f"scale must be finite, not {scale}")
     if softcap is not None and (not math.isfinite(softcap) or softcap == 0.0):
         raise ValueError(f"c * tanh(s / c) has no value for c = {softcap}")
+    if not 0.0 <= rate < 1.0 or (rate > 0.0 and keep is None):
+        raise ValueError(f"dropout takes a rate in [0, 1) and the positions to keep, not {rate} and {keep}")
+    row_sinks = _sinks(sinks, query_heads)
 
     # Python floats: a NumPy scalar would warn where a float is silent, and silence on NaN is part of the definition.
     q, k, v = query.tolist(), key.tolist(), value.tolist()
@@ -76,31 +87,77 @@ def attention_stages(
                         continue  # before the addition: NaN + -inf would be NaN, and this position is masked
                     logits[b, h, i, j] = _logit(score, addend, softcap)
                     seen.append(j)
-                if not seen:
-                    continue
-
                 row = [float(logits[b, h, i, j]) for j in seen]
-                if any(math.isnan(x) for x in row):
-                    # Spelt out: max() of a list with a NaN depends on the order of the list, and _mix() would let an
-                    # infinite value pass by a NaN weight.
-                    logsumexp[b, h, i] = math.nan
-                    for j in seen:
-                        weights[b, h, i, j] = math.nan
-                    for d in range(value_width):
-                        output[b, h, i, d] = math.nan
-                    continue
-
-                peak = max(row)
-                powers = [math.exp(x - peak) for x in row]
-                total = math.fsum(powers)
-                logsumexp[b, h, i] = peak + math.log(total)
-                row_weights = [p / total for p in powers]
+                row_weights, logsumexp[b, h, i] = _softmax(row, row_sinks[h])
+                kept: list[tuple[int, float]] = []
                 for j, w in zip(seen, row_weights, strict=True):
                     weights[b, h, i, j] = w
+                    # A weight of NaN means that all of this row are: dropout cannot make a number of them again.
+                    if keep is None or keep(b, h, i, j) or math.isnan(w):
+                        kept.append((j, w))
                 for d in range(value_width):
-                    output[b, h, i, d] = _mix(row_weights, [v[b][g][j][d] for j in seen])
+                    total = _mix([w for _, w in kept], [v[b][g][j][d] for j, _ in kept])
+                    output[b, h, i, d] = total / (1.0 - rate)
+                    if math.isinf(output[b, h, i, d]) and math.isfinite(total):
+                        raise OverflowError("a value over 1 - rate leaves the float64 range: ask oracle_mpmath")
 
     return {"scores": scores, "logits": logits, "weights": weights, "logsumexp": logsumexp, "output": output}
+
+
+def merge_attention(
+    outputs: Sequence[Array], logsumexps: Sequence[Array], *, sinks: Sequence[float] | None = None
+) -> dict[str, Array]:
+    """Combine partial results over slices of the keys: output (B,Hq,Tq,Dv) and logsumexp (B,Hq,Tq) of all of them.
+
+    Each slice weighs exp(its logsumexp), as if it were one key; sinks join in once, here. A slice with logsumexp -inf
+    has seen nothing for that row, so whatever stands in its output is not read.
+    """
+    batch, heads, count, width = outputs[0].shape if outputs else (0, 0, 0, 0)
+    if not outputs or len(outputs) != len(logsumexps):
+        raise ValueError(f"as many outputs as logsumexps, and at least one: not {len(outputs)} and {len(logsumexps)}")
+    if any(o.shape != (batch, heads, count, width) for o in outputs):
+        raise ValueError(f"outputs of different shapes: {[o.shape for o in outputs]}")
+    if any(x.shape != (batch, heads, count) for x in logsumexps):
+        raise ValueError(f"logsumexps of other shapes than {(batch, heads, count)}: {[x.shape for x in logsumexps]}")
+    row_sinks = _sinks(sinks, heads)
+
+    output = np.zeros((batch, heads, count, width))
+    logsumexp = np.zeros((batch, heads, count))
+    for b in range(batch):
+        for h in range(heads):
+            for i in range(count):
+                row = [float(x[b, h, i]) for x in logsumexps]
+                if math.inf in row:
+                    raise ValueError("a logsumexp of +inf: no row of finite logits has it")
+                seen = [s for s, x in enumerate(row) if x != -math.inf]
+                row_weights, logsumexp[b, h, i] = _softmax([row[s] for s in seen], row_sinks[h])
+                for d in range(width):
+                    output[b, h, i, d] = _mix(row_weights, [float(outputs[s][b, h, i, d]) for s in seen])
+    return {"output": output, "logsumexp": logsumexp}
+
+
+def _sinks(sinks: Sequence[float] | None, heads: int) -> list[float]:
+    if sinks is None:
+        return [-math.inf] * heads
+    if len(sinks) != heads:
+        raise ValueError(f"{len(sinks)} sinks for {heads} query heads")
+    numbers = [float(x) for x in sinks]
+    if math.inf in numbers:
+        raise ValueError("a sink of +inf: the definition gives it no meaning")
+    return numbers
+
+
+def _softmax(row: list[float], sink: float) -> tuple[list[float], float]:
+    """The weights of the logits in `row`, none of them infinite, beside a sink, and the logarithm of all the powers."""
+    if not row:
+        return [], sink
+    if math.isnan(sink) or any(math.isnan(x) for x in row):
+        # Spelt out: max() of a list with a NaN depends on the order of the list.
+        return [math.nan] * len(row), math.nan
+    peak = max([*row, sink])
+    powers = [math.exp(x - peak) for x in row]
+    total = math.fsum([*powers, math.exp(sink - peak)])
+    return [p / total for p in powers], peak + math.log(total)
 
 
 def _score(q_row: list[float], k_row: list[float], scale: float) -> float:
@@ -129,6 +186,8 @@ def _logit(score: float, addend: float, softcap: float | None) -> float:
 
 
 def _mix(row_weights: list[float], column: list[float]) -> float:
+    if any(math.isnan(w) for w in row_weights):
+        return math.nan  # also beside an infinite value, which the next lines would let pass by such a weight
     # The softmax of a finite logit is positive, even where its float64 has underflowed to 0; so an infinite value goes
     # into the sum as itself. `0.0 * inf` would say NaN.
     terms = [w * x if math.isfinite(x) else x for w, x in zip(row_weights, column, strict=True)]

@@ -88,6 +88,32 @@ def test_import_loads_no_framework(module: str) -> None:
     assert loaded == ""
 
 
+def test_the_reference_computes_without_a_framework_and_changes_no_global_state() -> None:
+    """Its gradients, biases, JSON and positions too: TensorFlow's protocol for trees is looked up by name only."""
+    code = """
+        import os, random, sys, warnings
+        import numpy as np
+        import attnspec.reference as attn
+        def everything():
+            return [np.geterr(), str(np.random.get_state()), random.getstate(), list(warnings.filters),
+                    dict(os.environ), list(sys.path)]
+        before = everything()
+        x = np.ones((2, 4, 3, 6))
+        mask = attn.causal() & attn.segments([0, 0, 1], [0, 1, 1]) | attn.predicate("own", lambda q, k: q == k)
+        bias = attn.alibi(symmetric=True) + attn.relative_position_bias(np.ones((4, 4)), bidirectional=False)
+        options = dict(mask=mask, bias=bias, sinks=[0.0] * 4, dropout=attn.Dropout(0.5, np.ones((3, 3), bool)))
+        gradients = attn.dot_product_attention_vjp(x, x, x, x, **options)
+        part = attn.attention_with_logsumexp(x, x, x, bias=bias)
+        attn.merge_attention([part.output], [part.logsumexp])
+        attn.rotary_embedding_vjp([0, 1, 2], attn.rotary_embedding(x, [0, 1, 2], pairing="interleaved"),
+                                  pairing="half_split")
+        attn.mask_from_json(attn.mask_to_json(mask), {"own": lambda q, k: q == k})
+        print(before == everything(), type(gradients.bias).__name__,
+              *sorted({'torch','tensorflow','jax','jaxlib','keras'} & {*sys.modules}))
+        """
+    assert run(code) == "True Sum"
+
+
 @pytest.mark.parametrize(
     ("module", "others"),
     [

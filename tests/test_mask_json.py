@@ -8,11 +8,35 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnspec.contract import Mask, causal, full, key_lengths, query_lengths, sliding_window
-from attnspec.contract.mask_json import mask_from_json, mask_to_json
-from attnspec.contract.masks import MASK_CLASSES, as_mask
+from attnspec.contract import (
+    Mask,
+    causal,
+    chunked,
+    full,
+    key_lengths,
+    mask_from_json,
+    mask_to_json,
+    predicate,
+    prefix,
+    query_lengths,
+    segments,
+    sliding_window,
+)
+from attnspec.contract.masks import as_mask
+from attnspec.contract.tree_classes import MASK_CLASSES
 
 ARRAY = as_mask(np.array([[True, False, True], [False, True, True]]))
+
+
+def strided(query: Any, key: Any) -> Any:
+    return (query - key) % 3 == 0
+
+
+def diagonal(query: Any, key: Any) -> Any:
+    return query == key
+
+
+PREDICATES = {"strided": strided, "diagonal": diagonal}
 
 WRITTEN: list[tuple[str, Mask, dict[str, Any]]] = [
     ("full", full(), {"kind": "full"}),
@@ -30,6 +54,46 @@ WRITTEN: list[tuple[str, Mask, dict[str, Any]]] = [
     ("key-lengths", key_lengths(5), {"kind": "key_lengths", "lengths": 5}),
     ("key-lengths-batch", key_lengths([5, 0, 2]), {"kind": "key_lengths", "lengths": [5, 0, 2]}),
     ("query-lengths", query_lengths([1, 2]), {"kind": "query_lengths", "lengths": [1, 2]}),
+    ("prefix", prefix(3), {"kind": "prefix", "lengths": 3, "offset": None}),
+    ("prefix-batch-end", prefix([3, 0], "end"), {"kind": "prefix", "lengths": [3, 0], "offset": "end"}),
+    ("chunked", chunked(4), {"kind": "chunked", "size": 4, "offset": None}),
+    ("chunked-batch", chunked(np.int32(4), [-1, 2]), {"kind": "chunked", "size": 4, "offset": [-1, 2]}),
+    (
+        "segments",
+        segments([0, 0, 1], np.array([-1, 0, 1, 1], np.int8)),
+        {"kind": "segments", "query_ids": [0, 0, 1], "key_ids": [-1, 0, 1, 1]},
+    ),
+    (
+        "segments-batch",
+        segments([[0, 1], [1, 1]], [0, 1, 1]),
+        {"kind": "segments", "query_ids": [[0, 1], [1, 1]], "key_ids": [0, 1, 1]},
+    ),
+    (
+        "segments-empty",
+        segments([[], []], [[], []]),
+        {"kind": "segments", "query_ids": [[], []], "key_ids": [[], []]},
+    ),
+    ("predicate", predicate("strided", strided), {"kind": "predicate", "name": "strided"}),
+    (
+        "predicates-inside",
+        ~(predicate("diagonal", diagonal) | chunked(2) & predicate("strided", strided)),
+        {
+            "kind": "not",
+            "mask": {
+                "kind": "or",
+                "masks": [
+                    {"kind": "predicate", "name": "diagonal"},
+                    {
+                        "kind": "and",
+                        "masks": [
+                            {"kind": "chunked", "size": 2, "offset": None},
+                            {"kind": "predicate", "name": "strided"},
+                        ],
+                    },
+                ],
+            },
+        },
+    ),
     ("array", ARRAY, {"kind": "array", "values": [[True, False, True], [False, True, True]]}),
     (
         "and",
@@ -58,11 +122,17 @@ WRITTEN: list[tuple[str, Mask, dict[str, Any]]] = [
 @pytest.mark.parametrize(("mask", "data"), [pytest.param(*row[1:], id=row[0]) for row in WRITTEN])
 def test_there_and_back(mask: Mask, data: dict[str, Any]) -> None:
     assert mask_to_json(mask) == data
-    assert mask_from_json(json.loads(json.dumps(data))) == mask
+    assert mask_from_json(json.loads(json.dumps(data)), PREDICATES) == mask
 
 
 def test_every_class_of_masks_has_its_kind() -> None:
     assert {type(mask) for _, mask, _ in WRITTEN} == set(MASK_CLASSES)
+
+
+def test_a_predicate_is_read_as_the_function_of_its_name() -> None:
+    read = mask_from_json({"kind": "predicate", "name": "diagonal"}, {"diagonal": strided})
+    assert read == predicate("diagonal", strided)
+    assert read != predicate("diagonal", diagonal)
 
 
 def test_a_scalar_array_is_written_as_its_number() -> None:
@@ -117,6 +187,17 @@ REFUSED = [
     ("integer-array", {"kind": "array", "values": [[1, 0]]}, "'array' in JSON: .*mask object or a boolean array"),
     ("ragged-array", {"kind": "array", "values": [[True], [True, False]]}, "'array' in JSON: "),
     ("text-array", {"kind": "array", "values": "x"}, "'array' in JSON: .*mask object or a boolean array"),
+    ("negative-prefix", {"kind": "prefix", "lengths": -1, "offset": None}, "'prefix' in JSON: .*at least 0; got -1"),
+    ("prefix-without-offset", {"kind": "prefix", "lengths": 1}, r"\['kind', 'lengths', 'offset'\]; got \['kind', 'len"),
+    ("no-chunk", {"kind": "chunked", "size": 0, "offset": None}, "'chunked' in JSON: .*at least 1; got 0"),
+    ("float-chunk", {"kind": "chunked", "size": 2.0, "offset": None}, "'chunked' in JSON: .*must be an int; got 2.0"),
+    ("text-segments", {"kind": "segments", "query_ids": "aab", "key_ids": [1]}, "'segments' in JSON: `query_ids`"),
+    ("float-segments", {"kind": "segments", "query_ids": [1], "key_ids": [0.5]}, "'segments' in JSON: `key_ids`"),
+    ("wide-segments", {"kind": "segments", "query_ids": [2**40], "key_ids": [1]}, "in JSON: .*fit into 32 bits"),
+    ("one-segments", {"kind": "segments", "query_ids": [1]}, r"must have the keys \['kind', 'query_ids', 'key_ids'\]"),
+    ("predicate", {"kind": "predicate", "name": "strided"}, "needs the predicate 'strided'; `predicates` gives none"),
+    ("predicate-number", {"kind": "predicate", "name": 3}, "needs the predicate 3; `predicates` gives none"),
+    ("predicate-no-name", {"kind": "predicate"}, r"must have the keys \['kind', 'name'\]; got \['kind'\]"),
     ("one-part", {"kind": "and", "masks": [{"kind": "full"}]}, "must be a list of two masks"),
     ("parts-no-list", {"kind": "or", "masks": {"kind": "full"}}, "must be a list of two masks"),
     (

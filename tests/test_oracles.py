@@ -1,7 +1,8 @@
 """Tests of the two attention oracles: against values worked out by hand, then against each other.
 
 The oracles judge everything else, so nothing here may come from the code that they judge: the expected numbers are
-literals from pencil and paper (or a table of tanh), and no test imports the reference.
+literals from pencil and paper (or a table of tanh), and no test imports the reference. `test_oracles_options.py` goes
+on with sinks, dropout, merging, positions and gradients.
 """
 
 # ruff: noqa: ARG005 - a mask or bias takes (b, h, i, j), whichever of them the case needs
@@ -9,6 +10,7 @@ literals from pencil and paper (or a table of tanh), and no test imports the ref
 import itertools
 import math
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 import oracle_mpmath
@@ -286,10 +288,16 @@ def test_empty_shapes(oracle: Oracle, batch: int, query_count: int, key_count: i
         (((1, 1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 2)), {"softcap": 0.0}),
         (((1, 1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 2)), {"softcap": INF}),
         (((1, 1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 2)), {"bias": lambda b, h, i, j: INF}),
+        (((1, 1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 2)), {"sinks": [INF]}),
+        (((1, 1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 2)), {"sinks": [0.0, 0.0]}),
+        (((1, 1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 2)), {"rate": 0.5}),
+        (((1, 1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 2)), {"rate": 1.0, "keep": lambda b, h, i, j: True}),
+        (((1, 1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 2)), {"rate": -0.5, "keep": lambda b, h, i, j: True}),
     ],
     ids=[
         "heads", "width", "keys_values", "key_batch", "value_batch", "rank", "width_0",
         "scale_inf", "scale_nan", "softcap_0", "softcap_inf", "bias_inf",
+        "sink_inf", "sinks_heads", "rate_without_keep", "rate_1", "rate_negative",
     ],
 )  # fmt: skip
 def test_questions_without_an_answer_are_refused(
@@ -320,14 +328,14 @@ def test_scalar_oracle_refuses_overflow_that_mpmath_can_answer(case: str) -> Non
 
 # --- one oracle against the other ------------------------------------------------------------------------------------
 
-OPTIONS = ["visible", "bias", "scale", "softcap"]
+OPTIONS = ["visible", "bias", "scale", "softcap", "sinks", "dropout"]
 COMBINATIONS = [c for n in range(len(OPTIONS) + 1) for c in itertools.combinations(OPTIONS, n)]
 
 
 def random_case(seed: int, used: tuple[str, ...]) -> tuple[tuple[Array, Array, Array], dict[str, object]]:
     """Sizes are distinct primes (the query heads: two of them multiplied), so that no two axes can be mistaken."""
     rng = np.random.default_rng(seed)
-    batch, kv_heads, group, query_count, key_count, width, value_width = 2, 3, 5, 7, 11, 13, 17
+    batch, kv_heads, group, query_count, key_count, width, value_width = 2, 3, 5, 3, 11, 7, 13
     query = rng.standard_normal((batch, kv_heads * group, query_count, width))
     key = rng.standard_normal((batch, kv_heads, key_count, width))
     value = rng.standard_normal((batch, kv_heads, key_count, value_width))
@@ -337,13 +345,21 @@ def random_case(seed: int, used: tuple[str, ...]) -> tuple[tuple[Array, Array, A
     mask[rng.random(shape[:3]) < 0.1] = False  # rows without any visible key
     addend = rng.standard_normal(shape)
     addend[rng.random(shape) < 0.1] = -INF
+    sinks = rng.standard_normal(kv_heads * group)
+    sinks[1::4] = -INF
+    kept = rng.random(shape) < 0.7
+    rate = float(rng.uniform(0.2, 0.6))
     every: dict[str, object] = {
         "visible": lambda b, h, i, j: bool(mask[b, h, i, j]),
         "bias": lambda b, h, i, j: float(addend[b, h, i, j]),
         "scale": float(rng.choice([-1.0, 1.0]) * rng.uniform(0.3, 0.5)),
         "softcap": float(rng.uniform(0.5, 3.0)),
+        "sinks": sinks,
+        "keep": lambda b, h, i, j: bool(kept[b, h, i, j]),
+        "rate": rate,
     }
-    return (query, key, value), {name: every[name] for name in used}
+    names = [name for option in used for name in (["keep", "rate"] if option == "dropout" else [option])]
+    return (query, key, value), {name: every[name] for name in names}
 
 
 def agree(arrays: tuple[Array, Array, Array], options: dict[str, object]) -> dict[str, Array]:
@@ -357,12 +373,12 @@ def agree(arrays: tuple[Array, Array, Array], options: dict[str, object]) -> dic
     return exact
 
 
-@pytest.mark.parametrize("seed", [101, 103])
 @pytest.mark.parametrize("used", COMBINATIONS, ids=lambda used: "-".join(used) or "plain")
-def test_oracles_agree(used: tuple[str, ...], seed: int) -> None:
-    exact = agree(*random_case(seed, used))
+def test_oracles_agree(used: tuple[str, ...]) -> None:
+    arrays, options = random_case(101, used)
+    exact = agree(arrays, options)
     # The comparison is worth something only if the case has in it what its name promises.
-    empty_rows = np.isneginf(exact["logsumexp"]).sum()
+    empty_rows = (exact["logits"] == -INF).all(axis=-1).sum()
     masked = np.isneginf(exact["logits"]).mean()
     if "visible" in used:
         assert 0 < empty_rows < exact["logsumexp"].size / 2
@@ -372,6 +388,10 @@ def test_oracles_agree(used: tuple[str, ...], seed: int) -> None:
         assert masked == 0 if "bias" not in used else 0.05 < masked < 0.15
     changed = np.abs(exact["logits"] - exact["scores"])
     assert (changed[np.isfinite(changed)].max() > 0.1) == ("bias" in used or "softcap" in used)
+    below_1 = (exact["weights"].sum(axis=-1) < 0.999).sum()
+    assert (below_1 > empty_rows) == ("sinks" in used)
+    mixed = np.einsum("bhij,bhjc->bhic", exact["weights"], np.repeat(arrays[2], 5, axis=1))
+    assert np.allclose(exact["output"], mixed, rtol=0, atol=1e-12) == ("dropout" not in used)
 
 
 @pytest.mark.parametrize("seed", [107, 109])
@@ -384,3 +404,27 @@ def test_oracles_agree_on_non_finite_input(seed: int) -> None:
     exact = agree((query, key, value), options)
     for kind in (np.isfinite, np.isnan, np.isposinf, np.isneginf):
         assert kind(exact["output"]).any()
+
+
+@pytest.mark.parametrize("used", [(), ("visible", "bias"), tuple(OPTIONS)], ids=lambda used: "-".join(used) or "plain")
+@pytest.mark.parametrize("partial", [oracle_scalar, oracle_mpmath], ids=["of_scalar", "of_mpmath"])
+def test_merged_slices_of_the_keys_are_the_whole(oracle: Oracle, partial: ModuleType, used: tuple[str, ...]) -> None:
+    (query, key, value), options = random_case(113, used)
+    whole = oracle(query, key, value, **options)
+    sinks = options.pop("sinks", None)
+
+    def from_key(start: int) -> dict[str, object]:
+        # The callables count keys from the beginning of the whole, the slice from its own.
+        def moved(function: Callable[..., object]) -> Callable[..., object]:
+            return lambda b, h, i, j: function(b, h, i, j + start)
+
+        return {name: moved(given) if callable(given) else given for name, given in options.items()}
+
+    parts = [
+        oracle(query, key[:, :, start:stop], value[:, :, start:stop], **from_key(start))
+        for start, stop in [(0, 1), (1, 5), (5, 5), (5, 11)]
+    ]
+    merged = partial.merge_attention([p["output"] for p in parts], [p["logsumexp"] for p in parts], sinks=sinks)
+    assert_allclose(merged["output"], whole["output"], rtol=0, atol=1e-14, strict=True)
+    assert_allclose(merged["logsumexp"], whole["logsumexp"], rtol=0, atol=1e-14, strict=True)
+    assert (whole["logsumexp"] == -INF).any() == ("visible" in used)  # some heads have no sink

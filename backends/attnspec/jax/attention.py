@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from attnspec.contract.operands import accumulation_dtype, check_floating
-from attnspec.contract.options import Options, check_options
+from attnspec.contract.options import Given, Options, check_options
 from attnspec.contract.parameters import AttentionStages
 from attnspec.contract.shapes import Sizes, dot_product_sizes
 
-from .masks import block_of, visible_pairs
-from .tensors import as_option, as_tensors, describe, new_checks
+from .masks import bias_values, block_of, visible_pairs
+from .tensors import as_tensors, describe, new_checks, with_tensors
 
 
 class Attention(NamedTuple):
@@ -23,13 +23,38 @@ class Attention(NamedTuple):
     query: Array
     key: Array
     value: Array
-    bias: Array | None
     sizes: Sizes
     options: Options
 
 
+class Terms(NamedTuple):
+    """The options of an attention, evaluated for its pairs."""
+
+    visible: Array
+    """Where a query may attend, in the full shape (*B, Hq, Tq, Tk)."""
+    bias: Array | None
+    """Broadcasts to `visible`."""
+    scale: Any
+    softcap: Any
+    sink: Array | None
+    """(Hq, 1, 1), or without axes."""
+    kept: Array | None
+    """Where dropout keeps the weight; broadcasts to `visible`."""
+    rate: float
+    """The share that dropout drops."""
+
+
 def dot_product_attention(
-    query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Any = None,
+    softcap: Any = None,
+    sinks: Any = None,
+    dropout: Any = None,
 ) -> Array:
     """Compute softmax(cap(scale · Q Kᵀ) + bias, over the keys the mask allows) · V.
 
@@ -39,13 +64,22 @@ def dot_product_attention(
     dtype; bfloat16 and float16 accumulate and exponentiate in float32. NumPy float64 without `jax_enable_x64` is a
     TypeError. Works under `jit`, `vmap`, `grad`, `jvp` and their compositions; products run at the highest precision.
     """
-    attention, shape, dtype = prepare(query, key, value, mask, bias, scale, softcap)
+    attention, shape, dtype = prepare(query, key, value, Given(mask, bias, scale, softcap, sinks, dropout))
     output: Array = compute_stages(attention).output
     return output.reshape(shape).astype(dtype)
 
 
 def attention_stages(
-    query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Any = None,
+    softcap: Any = None,
+    sinks: Any = None,
+    dropout: Any = None,
 ) -> AttentionStages:
     """Compute `dot_product_attention` and return every stage on the way.
 
@@ -53,7 +87,7 @@ def attention_stages(
 
     Differences: the stages are at least float32, the output has the query's dtype.
     """
-    attention, shape, dtype = prepare(query, key, value, mask, bias, scale, softcap)
+    attention, shape, dtype = prepare(query, key, value, Given(mask, bias, scale, softcap, sinks, dropout))
     stages = compute_stages(attention)
     pairs = (*shape[:-1], attention.sizes.key_length)
     return AttentionStages(
@@ -65,21 +99,19 @@ def attention_stages(
     )
 
 
-def prepare(
-    query: Any, key: Any, value: Any, mask: Any, bias: Any, scale: Any, softcap: Any
-) -> tuple[Attention, tuple[int, ...], jnp.dtype]:
+def prepare(query: Any, key: Any, value: Any, given: Given) -> tuple[Attention, tuple[int, ...], jnp.dtype]:
     """Check the arguments of a dot-product attention; return it in canonical layout, its output's shape and dtype."""
     query, key, value = as_tensors(query=query, key=key, value=value)
-    bias = as_option("bias", bias, query)
+    given = with_tensors(given, query)
     dtype = check_floating(query=describe(query), key=describe(key), value=describe(value))
     checks = new_checks(query)
     sizes = dot_product_sizes(describe(query), describe(key), describe(value), checks)
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    options = check_options(sizes, dtype, given, checks)
     shape = (*query.shape[:-1], value.shape[-1])
     wide_query, wide_key, wide_value = widen(query), widen(key), widen(value)
     if not sizes.has_heads:
         wide_query, wide_key, wide_value = (x[..., None, :, :] for x in (wide_query, wide_key, wide_value))
-    return Attention(wide_query, wide_key, wide_value, bias, sizes, options), shape, query.dtype
+    return Attention(wide_query, wide_key, wide_value, sizes, options), shape, query.dtype
 
 
 def widen(array: Array) -> Array:
@@ -89,23 +121,28 @@ def widen(array: Array) -> Array:
 
 def compute_stages(attention: Attention) -> AttentionStages:
     """Compute scores, logits, weights, logsumexp and output."""
-    query, key, value, bias, sizes, (mask, scale, softcap) = attention
-    block = block_of(sizes)
-    bias = None if bias is None else block.per_pair(bias).astype(query.dtype)
-    visible = jnp.broadcast_to(visible_pairs(mask, bias, block), (*query.shape[:-1], key.shape[-2]))
-    stages: AttentionStages = stages_of(query, key, value, visible, bias, scale, softcap)
+    stages: AttentionStages = stages_of(attention.query, attention.key, attention.value, terms_of(attention))
     return stages
+
+
+def terms_of(attention: Attention) -> Terms:
+    """Evaluate the options for all pairs."""
+    sizes, (mask, bias, scale, softcap, sinks, dropout) = attention.sizes, attention.options
+    block = block_of(sizes, attention.query)
+    numbers = bias_values(bias, block)
+    pairs = (*attention.query.shape[:-1], attention.key.shape[-2])
+    visible = jnp.broadcast_to(visible_pairs(mask, numbers, block), pairs)
+    sink = None if sinks is None else block.per_head(sinks)
+    kept = None if dropout is None else dropout.kept(block)
+    return Terms(visible, numbers, scale, softcap, sink, kept, 0.0 if dropout is None else dropout.rate)
 
 
 # One compiled function: called without `jit`, the formula costs one dispatch and one compilation for each shape.
 @jax.jit
-def stages_of(
-    query: Array, key: Array, value: Array, visible: Array, bias: Array | None, scale: Any, softcap: Any
-) -> AttentionStages:
-    """Compute the formula itself: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V, stage by stage.
+def stages_of(query: Array, key: Array, value: Array, terms: Terms) -> AttentionStages:
+    """Compute the formula itself, stage by stage: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V."""
+    visible, bias, scale, softcap, sink, kept, rate = terms
 
-    `visible` has the full shape (*B, Hq, Tq, Tk); `bias` broadcasts to it.
-    """
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
     clean_query, clean_key, clean_value = finite(query), finite(key), finite(value)
     is_clean = is_finite_row(query)[..., :, None] & _by_query_head(is_finite_row(key)[..., None, :], query)
@@ -126,16 +163,21 @@ def stages_of(
 
     # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
     peak = lax.stop_gradient(logits).max(axis=-1, keepdims=True, initial=-jnp.inf)
+    peak = peak if sink is None else jnp.maximum(peak, lax.stop_gradient(sink))
     peak = jnp.where(peak != -jnp.inf, peak, 0.0)
     exponentials = jnp.exp(logits - peak)
     total = exponentials.sum(axis=-1, keepdims=True)
+    total = total if sink is None else total + jnp.exp(sink - peak)  # S13: it takes part, and is dropped
     has_weight = total != 0.0
     total = jnp.where(has_weight, total, 1.0)
     weights = jnp.where(visible, exponentials / total, 0.0)
-    logsumexp = jnp.where(has_weight, peak + jnp.log(total), -jnp.inf)[..., 0]
+    logsumexp = jnp.where(has_weight, peak + jnp.log(total), -jnp.inf).squeeze(-1)
 
-    output = _ungroup(matmul(_group(weights, key), clean_value), query)
-    output = _with_seen_poison(output, visible, value)
+    # S14: what is dropped is not read.
+    used = weights if kept is None else jnp.where(kept, weights / (1.0 - rate), 0.0)
+    read = visible if kept is None else visible & kept
+    output = _ungroup(matmul(_group(used, key), clean_value), query)
+    output = _with_seen_poison(output, read, value)
     return AttentionStages(scores, logits, weights, logsumexp, output)
 
 
@@ -149,11 +191,11 @@ def is_finite_row(array: Array) -> Array:
     return jnp.isfinite(array).all(axis=-1)
 
 
-def _with_seen_poison(output: Array, visible: Array, value: Array) -> Array:
-    """Add the non-finite value entries to the rows that may attend to them: NaN, ±Inf, in their own component (S11)."""
+def _with_seen_poison(output: Array, read: Array, value: Array) -> Array:
+    """Add the non-finite value entries to the rows that read them: NaN, ±Inf, in their own component (S11)."""
 
     def add_poison(output: Array) -> Array:
-        seen = _group(visible.astype(value.dtype), value)
+        seen = _group(read.astype(value.dtype), value)
         rising = matmul(seen, (jnp.isnan(value) | (value == jnp.inf)).astype(value.dtype))
         falling = matmul(seen, (jnp.isnan(value) | (value == -jnp.inf)).astype(value.dtype))
         poison = jnp.where(rising > 0, jnp.inf, 0.0) + jnp.where(falling > 0, -jnp.inf, 0.0)

@@ -14,11 +14,16 @@ from attnspec.contract.operands import (
     Operand,
     Shape,
     check_dtype,
+    check_listed,
+    check_numbers,
     dtype_name,
     floating_from_python,
     from_python,
+    is_length,
     is_untyped,
+    numbers_from_python,
 )
+from attnspec.contract.options import Given
 
 NATIVE = "a jax.Array, a NumPy array"
 
@@ -45,6 +50,32 @@ def as_option(name: str, value: Any, query: Array) -> Any:
     if isinstance(value, Array):
         _check_device(name, array, "query", query)
     return array.astype(query.dtype) if is_untyped(value) else array
+
+
+def with_tensors(given: Given, query: Array) -> Given:
+    """Turn the numbers of bias and sinks into arrays."""
+    return given.with_tensors(lambda name, value: as_option(name, value, query))
+
+
+def as_positions(value: Any, like: Array | None, dtype: jnp.dtype) -> Array:
+    """Turn positions, integers or floating numbers, into this dtype; without arrays beside, n means 0 … n − 1."""
+    if like is None and dtype == np.float64 and not _has_64_bit():
+        raise TypeError(
+            "`dtype` float64 would be rounded to float32 by JAX: enable 64-bit with "
+            "jax.config.update('jax_enable_x64', True), or ask for float32"
+        )
+    if like is None and is_length(value):
+        return jnp.arange(value, dtype=dtype)
+    if isinstance(value, Array):
+        check_numbers("positions", dtype_name(value.dtype))
+        if like is not None:
+            _check_device("positions", value, "inputs", like)
+        positions = value.astype(dtype)
+    else:
+        positions = jnp.array(numbers_from_python("positions", value, NATIVE).astype(dtype))
+    if like is None:
+        check_listed(positions.shape)
+    return positions
 
 
 def describe(array: Array | None) -> Any:
@@ -76,12 +107,16 @@ def _as_tensor(name: str, value: Any) -> Array:
         check_dtype(name, dtype_name(value.dtype))
         return value
     array = floating_from_python(name, value, NATIVE)
-    if not is_untyped(value) and array.dtype == np.float64 and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
+    if not is_untyped(value) and array.dtype == np.float64 and not _has_64_bit():
         raise TypeError(
             f"`{name}` is a NumPy float64 array, which JAX would round to float32: enable 64-bit with "
             f"jax.config.update('jax_enable_x64', True), or convert it to float32 yourself"
         )
     return jnp.array(array)  # a copy: JAX computes later, and must not see what the caller writes meanwhile
+
+
+def _has_64_bit() -> bool:
+    return jax.dtypes.canonicalize_dtype(np.float64) == np.float64
 
 
 def _check_device(name: str, array: Array, other: str, reference: Array) -> None:
@@ -90,7 +125,7 @@ def _check_device(name: str, array: Array, other: str, reference: Array) -> None
     if array.devices() != reference.devices():
         raise ValueError(
             f"`{name}` must be on the device of `{other}`; "
-            f"got {other} on {_show_devices(reference)} and {name} on {_show_devices(array)}"
+            f"got {other} on {_show_devices(reference)} and {name.replace('`', '')} on {_show_devices(array)}"
         )
 
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from attnspec.contract.operands import accumulation_dtype, check_floating
-from attnspec.contract.options import Options, check_options
+from attnspec.contract.options import Given, Options, check_options
 from attnspec.contract.parameters import AttentionStages
 from attnspec.contract.shapes import Sizes, dot_product_sizes
 
-from .masks import block_of, visible_pairs
-from .tensors import as_option, as_tensors, assert_pending, describe, new_checks, shape_of, without_autograph
+from .masks import bias_values, block_of, visible_pairs
+from .tensors import as_tensors, assert_pending, describe, new_checks, shape_of, with_tensors, without_autograph
 
 
 class Attention(NamedTuple):
@@ -22,14 +22,39 @@ class Attention(NamedTuple):
     query: tf.Tensor
     key: tf.Tensor
     value: tf.Tensor
-    bias: tf.Tensor | None
     sizes: Sizes
     options: Options
 
 
+class Terms(NamedTuple):
+    """The options of an attention, evaluated for its pairs."""
+
+    visible: tf.Tensor
+    """Where a query may attend, in the full shape (*B, Hq, Tq, Tk)."""
+    bias: tf.Tensor | None
+    """Broadcasts to `visible`."""
+    scale: Any
+    softcap: Any
+    sink: tf.Tensor | None
+    """(Hq, 1, 1), or without axes."""
+    kept: tf.Tensor | None
+    """Where dropout keeps the weight; broadcasts to `visible`."""
+    rate: float
+    """The share that dropout drops."""
+
+
 @without_autograph
 def dot_product_attention(
-    query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Any = None,
+    softcap: Any = None,
+    sinks: Any = None,
+    dropout: Any = None,
 ) -> tf.Tensor:
     """Compute softmax(cap(scale · Q Kᵀ) + bias, over the keys the mask allows) · V.
 
@@ -40,14 +65,23 @@ def dot_product_attention(
     `tf.function`, also with unknown sizes: what cannot be checked while tracing is asserted when the graph runs
     (tf.errors.InvalidArgumentError). An unknown rank is a ValueError.
     """
-    attention, shape, dtype = prepare(query, key, value, mask, bias, scale, softcap)
+    attention, shape, dtype = prepare(query, key, value, Given(mask, bias, scale, softcap, sinks, dropout))
     output = compute_stages(attention).output
     return tf.cast(tf.reshape(output, shape), dtype)
 
 
 @without_autograph
 def attention_stages(
-    query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Any = None,
+    softcap: Any = None,
+    sinks: Any = None,
+    dropout: Any = None,
 ) -> AttentionStages:
     """Compute `dot_product_attention` and return every stage on the way.
 
@@ -55,7 +89,7 @@ def attention_stages(
 
     Differences: the stages are at least float32, the output has the query's dtype.
     """
-    attention, shape, dtype = prepare(query, key, value, mask, bias, scale, softcap)
+    attention, shape, dtype = prepare(query, key, value, Given(mask, bias, scale, softcap, sinks, dropout))
     stages = compute_stages(attention)
     pairs = [*shape[:-1], attention.sizes.key_length]
     return AttentionStages(
@@ -67,22 +101,20 @@ def attention_stages(
     )
 
 
-def prepare(
-    query: Any, key: Any, value: Any, mask: Any, bias: Any, scale: Any, softcap: Any
-) -> tuple[Attention, list[Any], tf.DType]:
+def prepare(query: Any, key: Any, value: Any, given: Given) -> tuple[Attention, list[Any], tf.DType]:
     """Check the arguments of a dot-product attention; return it in canonical layout, its output's shape and dtype."""
     query, key, value = as_tensors(query=query, key=key, value=value)
-    bias = as_option("bias", bias, query)
+    given = with_tensors(given, query)
     dtype = check_floating(query=describe(query), key=describe(key), value=describe(value))
     checks = new_checks(query)
     sizes = dot_product_sizes(describe(query), describe(key), describe(value), checks)
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
-    query, key, value, bias = assert_pending(checks, query, key, value, bias)
+    options = check_options(sizes, dtype, given, checks)
+    query, key, value = assert_pending(checks, query, key, value)
     shape = [*shape_of(query)[:-1], sizes.value_dim]
     wide_query, wide_key, wide_value = widen(query), widen(key), widen(value)
     if not sizes.has_heads:
         wide_query, wide_key, wide_value = (x[..., None, :, :] for x in (wide_query, wide_key, wide_value))
-    return Attention(wide_query, wide_key, wide_value, bias, sizes, options), shape, query.dtype
+    return Attention(wide_query, wide_key, wide_value, sizes, options), shape, query.dtype
 
 
 def widen(array: tf.Tensor) -> tf.Tensor:
@@ -92,35 +124,34 @@ def widen(array: tf.Tensor) -> tf.Tensor:
 
 def compute_stages(attention: Attention) -> AttentionStages:
     """Compute scores, logits, weights, logsumexp and output."""
-    query, key, value, bias, sizes, (mask, scale, softcap) = attention
-    block = block_of(sizes)
-    bias = None if bias is None else tf.cast(block.per_pair(bias), query.dtype)
-    visible = tf.broadcast_to(visible_pairs(mask, bias, block), [*shape_of(query)[:-1], shape_of(key)[-2]])
-    return stages_of(query, key, value, visible, bias, scale, softcap)
+    return stages_of(attention.query, attention.key, attention.value, terms_of(attention))
 
 
-def stages_of(
-    query: tf.Tensor,
-    key: tf.Tensor,
-    value: tf.Tensor,
-    visible: tf.Tensor,
-    bias: tf.Tensor | None,
-    scale: Any,
-    softcap: Any,
-) -> AttentionStages:
-    """Compute the formula itself: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V, stage by stage.
+def terms_of(attention: Attention) -> Terms:
+    """Evaluate the options for all pairs."""
+    sizes, (mask, bias, scale, softcap, sinks, dropout) = attention.sizes, attention.options
+    block = block_of(sizes, attention.query)
+    numbers = bias_values(bias, block)
+    pairs = [*shape_of(attention.query)[:-1], shape_of(attention.key)[-2]]
+    visible = tf.broadcast_to(visible_pairs(mask, numbers, block), pairs)
+    sink = None if sinks is None else block.per_head(sinks)
+    kept = None if dropout is None else dropout.kept(block)
+    return Terms(visible, numbers, scale, softcap, sink, kept, 0.0 if dropout is None else dropout.rate)
 
-    `visible` has the full shape (*B, Hq, Tq, Tk); `bias` broadcasts to it.
-    """
+
+def stages_of(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, terms: Terms) -> AttentionStages:
+    """Compute the formula itself, stage by stage: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V."""
+    visible, bias, scale, softcap, sink, kept, rate = terms
+
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
     clean_query, clean_key, clean_value = finite(query), finite(key), finite(value)
     is_clean = is_finite_row(query)[..., :, None] & _by_query_head(is_finite_row(key)[..., None, :], query)
 
     # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
-    products = _ungroup(tf.matmul(_group(clean_query, key), clean_key, transpose_b=True), query)
     if scale is None:  # the head dimension was not known while tracing
         scale = tf.math.rsqrt(tf.cast(tf.shape(query)[-1], query.dtype))
     scale = _as_number(scale, query)
+    products = _ungroup(tf.matmul(_group(clean_query, key), clean_key, transpose_b=True), query)
     products = tf.where(is_clean, products, math.nan)
     scores = scale * products
 
@@ -134,16 +165,21 @@ def stages_of(
 
     # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
     peak = tf.reduce_max(tf.stop_gradient(logits), axis=-1, keepdims=True)
+    peak = peak if sink is None else tf.maximum(peak, tf.stop_gradient(sink))
     peak = tf.where(peak != -math.inf, peak, 0.0)
     exponentials = tf.exp(logits - peak)
     total = tf.reduce_sum(exponentials, axis=-1, keepdims=True)
+    total = total if sink is None else total + tf.exp(sink - peak)  # S13: it takes part, and is dropped
     has_weight = total != 0.0
     total = tf.where(has_weight, total, 1.0)
     weights = tf.where(visible, exponentials / total, 0.0)
     logsumexp = tf.where(has_weight, peak + tf.math.log(total), -math.inf)[..., 0]
 
-    output = _ungroup(_group(weights, key) @ clean_value, query)
-    output = _with_seen_poison(output, visible, value)
+    # S14: what is dropped is not read.
+    used = weights if kept is None else tf.where(kept, weights / (1.0 - rate), 0.0)
+    read = visible if kept is None else visible & kept
+    output = _ungroup(_group(used, key) @ clean_value, query)
+    output = _with_seen_poison(output, read, value)
     return AttentionStages(scores, logits, weights, logsumexp, output)
 
 
@@ -157,11 +193,11 @@ def is_finite_row(array: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.math.is_finite(array), axis=-1)
 
 
-def _with_seen_poison(output: tf.Tensor, visible: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-    """Add the non-finite value entries to the rows that may attend to them: NaN, ±Inf, in their own component (S11)."""
+def _with_seen_poison(output: tf.Tensor, read: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    """Add the non-finite value entries to the rows that read them: NaN, ±Inf, in their own component (S11)."""
 
     def add_poison() -> tf.Tensor:
-        seen = _group(tf.cast(visible, value.dtype), value)
+        seen = _group(tf.cast(read, value.dtype), value)
         rising = seen @ tf.cast(tf.math.is_nan(value) | (value == math.inf), value.dtype)
         falling = seen @ tf.cast(tf.math.is_nan(value) | (value == -math.inf), value.dtype)
         poison = tf.where(rising > 0, math.inf, 0.0) + tf.where(falling > 0, -math.inf, 0.0)

@@ -13,11 +13,16 @@ from attnspec.contract.operands import (
     Operand,
     Shape,
     check_dtype,
+    check_listed,
+    check_numbers,
     dtype_name,
     floating_from_python,
     from_python,
+    is_length,
     is_untyped,
+    numbers_from_python,
 )
+from attnspec.contract.options import Given
 
 NATIVE = "a tf.Tensor, a NumPy array"
 
@@ -52,6 +57,28 @@ def as_option(name: str, value: Any, query: tf.Tensor) -> Any:
     if _is_native(value):
         _check_device(name, tensor, "query", query)
     return tf.cast(tensor, query.dtype) if is_untyped(value) else tensor
+
+
+def with_tensors(given: Given, query: tf.Tensor) -> Given:
+    """Turn the numbers of bias and sinks into tensors."""
+    return given.with_tensors(lambda name, value: as_option(name, value, query))
+
+
+def as_positions(value: Any, like: tf.Tensor | None, dtype: tf.DType) -> tf.Tensor:
+    """Turn positions, integers or floating numbers, into this dtype; without tensors beside, n means 0 … n − 1."""
+    if like is None and is_length(value):
+        return tf.range(value, dtype=dtype)
+    if _is_native(value):
+        _check_rank("positions", value)
+        check_numbers("positions", dtype_name(value.dtype))
+        if like is not None:
+            _check_device("positions", value, "inputs", like)
+        positions = value
+    else:
+        positions = numbers_from_python("positions", value, NATIVE)
+    if like is None:
+        check_listed(tuple(positions.shape))
+    return tf.cast(positions, dtype) if _is_native(positions) else tf.constant(positions, dtype)
 
 
 def describe(tensor: tf.Tensor | None) -> Any:
@@ -134,7 +161,7 @@ def _check_device(name: str, tensor: Any, other: str, reference: Any) -> None:
     if tensor.device != reference.device:
         raise ValueError(
             f"`{name}` must be on the device of `{other}`; "
-            f"got {other} on {_short(reference.device)} and {name} on {_short(tensor.device)}"
+            f"got {other} on {_short(reference.device)} and {name.replace('`', '')} on {_short(tensor.device)}"
         )
 
 

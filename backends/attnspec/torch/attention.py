@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from attnspec.contract.operands import accumulation_dtype, check_floating
-from attnspec.contract.options import Options, check_options
+from attnspec.contract.options import Given, Options, check_options
 from attnspec.contract.parameters import AttentionStages
 from attnspec.contract.shapes import Sizes, dot_product_sizes
 
-from .masks import block_of, visible_pairs
-from .tensors import as_option, as_tensors, describe, new_checks
+from .masks import bias_values, block_of, visible_pairs
+from .tensors import as_tensors, describe, new_checks, with_tensors
 
 
 class Attention(NamedTuple):
@@ -23,13 +23,38 @@ class Attention(NamedTuple):
     query: Tensor
     key: Tensor
     value: Tensor
-    bias: Tensor | None
     sizes: Sizes
     options: Options
 
 
+class Terms(NamedTuple):
+    """The options of an attention, evaluated for its pairs."""
+
+    visible: Tensor
+    """Where a query may attend, in the full shape (*B, Hq, Tq, Tk)."""
+    bias: Tensor | None
+    """Broadcasts to `visible`."""
+    scale: Any
+    softcap: Any
+    sink: Tensor | None
+    """(Hq, 1, 1), or without axes."""
+    kept: Tensor | None
+    """Where dropout keeps the weight; broadcasts to `visible`."""
+    rate: float
+    """The share that dropout drops."""
+
+
 def dot_product_attention(
-    query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Any = None,
+    softcap: Any = None,
+    sinks: Any = None,
+    dropout: Any = None,
 ) -> Tensor:
     """Compute softmax(cap(scale · Q Kᵀ) + bias, over the keys the mask allows) · V.
 
@@ -38,13 +63,22 @@ def dot_product_attention(
     Differences: takes torch tensors (NumPy arrays and lists go to the default device) on one device; returns a tensor
     of the query's dtype; bfloat16 and float16 accumulate and exponentiate in float32. Differentiable by autograd.
     """
-    attention, shape, dtype = prepare(query, key, value, mask, bias, scale, softcap)
+    attention, shape, dtype = prepare(query, key, value, Given(mask, bias, scale, softcap, sinks, dropout))
     output: Tensor = compute_stages(attention).output
     return output.reshape(shape).to(dtype)
 
 
 def attention_stages(
-    query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Any = None,
+    softcap: Any = None,
+    sinks: Any = None,
+    dropout: Any = None,
 ) -> AttentionStages:
     """Compute `dot_product_attention` and return every stage on the way.
 
@@ -52,7 +86,7 @@ def attention_stages(
 
     Differences: the stages are at least float32, the output has the query's dtype.
     """
-    attention, shape, dtype = prepare(query, key, value, mask, bias, scale, softcap)
+    attention, shape, dtype = prepare(query, key, value, Given(mask, bias, scale, softcap, sinks, dropout))
     stages = compute_stages(attention)
     pairs = (*shape[:-1], attention.sizes.key_length)
     return AttentionStages(
@@ -64,21 +98,19 @@ def attention_stages(
     )
 
 
-def prepare(
-    query: Any, key: Any, value: Any, mask: Any, bias: Any, scale: Any, softcap: Any
-) -> tuple[Attention, tuple[int, ...], torch.dtype]:
+def prepare(query: Any, key: Any, value: Any, given: Given) -> tuple[Attention, tuple[int, ...], torch.dtype]:
     """Check the arguments of a dot-product attention; return it in canonical layout, its output's shape and dtype."""
     query, key, value = as_tensors(query=query, key=key, value=value)
-    bias = as_option("bias", bias, query)
+    given = with_tensors(given, query)
     dtype = check_floating(query=describe(query), key=describe(key), value=describe(value))
     checks = new_checks(query)
     sizes = dot_product_sizes(describe(query), describe(key), describe(value), checks)
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    options = check_options(sizes, dtype, given, checks)
     shape = (*query.shape[:-1], value.shape[-1])
     wide_query, wide_key, wide_value = widen(query), widen(key), widen(value)
     if not sizes.has_heads:
         wide_query, wide_key, wide_value = (x.unsqueeze(-3) for x in (wide_query, wide_key, wide_value))
-    return Attention(wide_query, wide_key, wide_value, bias, sizes, options), shape, query.dtype
+    return Attention(wide_query, wide_key, wide_value, sizes, options), shape, query.dtype
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -88,20 +120,25 @@ def widen(tensor: Tensor) -> Tensor:
 
 def compute_stages(attention: Attention) -> AttentionStages:
     """Compute scores, logits, weights, logsumexp and output."""
-    query, key, value, bias, sizes, (mask, scale, softcap) = attention
-    block = block_of(sizes, query.device)
-    bias = None if bias is None else block.per_pair(bias).to(query.dtype)
-    visible = visible_pairs(mask, bias, block).expand(*query.shape[:-1], key.shape[-2])
-    return stages_of(query, key, value, visible, bias, scale, softcap)
+    return stages_of(attention.query, attention.key, attention.value, terms_of(attention))
 
 
-def stages_of(
-    query: Tensor, key: Tensor, value: Tensor, visible: Tensor, bias: Tensor | None, scale: Any, softcap: Any
-) -> AttentionStages:
-    """Compute the formula itself: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V, stage by stage.
+def terms_of(attention: Attention) -> Terms:
+    """Evaluate the options for all pairs."""
+    sizes, (mask, bias, scale, softcap, sinks, dropout) = attention.sizes, attention.options
+    block = block_of(sizes, attention.query)
+    numbers = bias_values(bias, block)
+    pairs = (*attention.query.shape[:-1], attention.key.shape[-2])
+    visible = visible_pairs(mask, numbers, block).expand(pairs)
+    sink = None if sinks is None else block.per_head(sinks)
+    kept = None if dropout is None else dropout.kept(block)
+    return Terms(visible, numbers, scale, softcap, sink, kept, 0.0 if dropout is None else dropout.rate)
 
-    `visible` has the full shape (*B, Hq, Tq, Tk); `bias` broadcasts to it.
-    """
+
+def stages_of(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> AttentionStages:
+    """Compute the formula itself, stage by stage: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V."""
+    visible, bias, scale, softcap, sink, kept, rate = terms
+
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
     clean_query, clean_key, clean_value = finite(query), finite(key), finite(value)
     is_clean = is_finite_row(query)[..., :, None] & _by_query_head(is_finite_row(key)[..., None, :], query)
@@ -122,16 +159,21 @@ def stages_of(
 
     # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
     peak = _largest(logits.detach())
+    peak = peak if sink is None else torch.maximum(peak, sink.detach())
     peak = torch.where(peak != -torch.inf, peak, 0.0)
     exponentials = torch.exp(logits - peak)
     total = exponentials.sum(dim=-1, keepdim=True)
+    total = total if sink is None else total + torch.exp(sink - peak)  # S13: it takes part, and is dropped
     has_weight = total != 0.0
     total = torch.where(has_weight, total, 1.0)
     weights = torch.where(visible, exponentials / total, 0.0)
     logsumexp = torch.where(has_weight, peak + torch.log(total), -torch.inf).squeeze(-1)
 
-    output = _ungroup(_group(weights, key) @ clean_value, query)
-    output = _with_seen_poison(output, visible, value)
+    # S14: what is dropped is not read.
+    used = weights if kept is None else torch.where(kept, weights / (1.0 - rate), 0.0)
+    read = visible if kept is None else visible & kept
+    output = _ungroup(_group(used, key) @ clean_value, query)
+    output = _with_seen_poison(output, read, value)
     return AttentionStages(scores, logits, weights, logsumexp, output)
 
 
@@ -145,11 +187,11 @@ def is_finite_row(tensor: Tensor) -> Tensor:
     return torch.isfinite(tensor).all(dim=-1)
 
 
-def _with_seen_poison(output: Tensor, visible: Tensor, value: Tensor) -> Tensor:
-    """Add the non-finite value entries to the rows that may attend to them: NaN, ±Inf, in their own component (S11)."""
+def _with_seen_poison(output: Tensor, read: Tensor, value: Tensor) -> Tensor:
+    """Add the non-finite value entries to the rows that read them: NaN, ±Inf, in their own component (S11)."""
     if not _may_hold_poison(value):
         return output
-    seen = _group(visible.to(value.dtype), value)
+    seen = _group(read.to(value.dtype), value)
     rising = seen @ (torch.isnan(value) | (value == torch.inf)).to(value.dtype)
     falling = seen @ (torch.isnan(value) | (value == -torch.inf)).to(value.dtype)
     poison = torch.where(rising > 0, torch.inf, 0.0) + torch.where(falling > 0, -torch.inf, 0.0)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from attnspec.contract.operands import check_floating
-from attnspec.contract.options import check_options
+from attnspec.contract.options import Given, check_options
 from attnspec.contract.parameters import MultiHeadParameters, check_parameters
 from attnspec.contract.shapes import key_value_sizes, multi_head_sizes, self_attention_sizes
 
 from .attention import Attention, compute_stages, finite, is_finite_row, widen
-from .tensors import as_option, as_tensors, describe, new_checks
+from .tensors import as_tensors, describe, new_checks, with_tensors
 
 
 def self_attention(
@@ -26,6 +26,8 @@ def self_attention(
     bias: Any = None,
     scale: Any = None,
     softcap: Any = None,
+    sinks: Any = None,
+    dropout: Any = None,
 ) -> Tensor:
     """Let every position of a sequence attend to the sequence: Q = X W_q, K = X W_k, V = X W_v, then attention.
 
@@ -33,9 +35,8 @@ def self_attention(
 
     Differences: as for `dot_product_attention`; projections are not rounded to half precision in between.
     """
-    attention, dtype = prepare_self_attention(
-        inputs, query_weight, key_weight, value_weight, mask=mask, bias=bias, scale=scale, softcap=softcap
-    )
+    given = Given(mask, bias, scale, softcap, sinks, dropout)
+    attention, dtype = prepare_self_attention(inputs, query_weight, key_weight, value_weight, given)
     output: Tensor = compute_stages(attention).output
     return output.squeeze(-3).to(dtype)
 
@@ -49,6 +50,8 @@ def key_value_attention(
     bias: Any = None,
     scale: Any = None,
     softcap: Any = None,
+    sinks: Any = None,
+    dropout: Any = None,
 ) -> Tensor:
     """Let one query read a memory of key-value pairs: Σ_j softmax_j(scale · q·k_j) v_j, one query per batch element.
 
@@ -56,9 +59,8 @@ def key_value_attention(
 
     Differences: as for `dot_product_attention`.
     """
-    attention, dtype = prepare_key_value_attention(
-        query, keys, values, mask=mask, bias=bias, scale=scale, softcap=softcap
-    )
+    given = Given(mask, bias, scale, softcap, sinks, dropout)
+    attention, dtype = prepare_key_value_attention(query, keys, values, given)
     output: Tensor = compute_stages(attention).output
     return output.squeeze(-2).squeeze(-2).to(dtype)
 
@@ -75,6 +77,8 @@ def multi_head_attention(
     bias: Any = None,
     scale: Any = None,
     softcap: Any = None,
+    sinks: Any = None,
+    dropout: Any = None,
 ) -> Tensor:
     """Attend with heads h: concat_h(attention(x_q W_q^h + b_q^h, x_k W_k^h + b_k^h, x_v W_v^h + b_v^h)) W_o + b_o.
 
@@ -82,38 +86,22 @@ def multi_head_attention(
 
     Differences: as for `self_attention`.
     """
+    given = Given(mask, bias, scale, softcap, sinks, dropout)
     attention, parameters, dtype = prepare_multi_head_attention(
-        query,
-        key,
-        value,
-        parameters,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        mask=mask,
-        bias=bias,
-        scale=scale,
-        softcap=softcap,
+        query, key, value, parameters, num_heads, num_kv_heads, given
     )
     output: Tensor = compute_stages(attention).output
     return project(merge_heads(output), parameters.output_weight, parameters.output_bias).to(dtype)
 
 
 def prepare_self_attention(
-    inputs: Any,
-    query_weight: Any,
-    key_weight: Any,
-    value_weight: Any,
-    *,
-    mask: Any,
-    bias: Any,
-    scale: Any,
-    softcap: Any,
+    inputs: Any, query_weight: Any, key_weight: Any, value_weight: Any, given: Given
 ) -> tuple[Attention, torch.dtype]:
     """Check the arguments of a self-attention and project them: an attention with one head; return its dtype too."""
     inputs, query_weight, key_weight, value_weight = as_tensors(
         inputs=inputs, query_weight=query_weight, key_weight=key_weight, value_weight=value_weight
     )
-    bias = as_option("bias", bias, inputs)
+    given = with_tensors(given, inputs)
     operands = {
         "inputs": describe(inputs),
         "query_weight": describe(query_weight),
@@ -123,26 +111,24 @@ def prepare_self_attention(
     dtype = check_floating(**operands)
     checks = new_checks(inputs)
     sizes = self_attention_sizes(**operands, checks=checks)
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    options = check_options(sizes, dtype, given, checks)
     wide = widen(inputs).unsqueeze(-3)
     query, key, value = (project(wide, weight, None) for weight in (query_weight, key_weight, value_weight))
-    return Attention(query, key, value, bias, sizes, options), inputs.dtype
+    return Attention(query, key, value, sizes, options), inputs.dtype
 
 
-def prepare_key_value_attention(
-    query: Any, keys: Any, values: Any, *, mask: Any, bias: Any, scale: Any, softcap: Any
-) -> tuple[Attention, torch.dtype]:
+def prepare_key_value_attention(query: Any, keys: Any, values: Any, given: Given) -> tuple[Attention, torch.dtype]:
     """Check the arguments of a key-value attention: an attention with one head and one query; return its dtype too."""
     query, keys, values = as_tensors(query=query, keys=keys, values=values)
-    bias = as_option("bias", bias, query)
+    given = with_tensors(given, query)
     operands = {"query": describe(query), "keys": describe(keys), "values": describe(values)}
     dtype = check_floating(**operands)
     checks = new_checks(query)
     sizes = key_value_sizes(**operands, checks=checks)
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    options = check_options(sizes, dtype, given, checks)
     wide_query = widen(query).unsqueeze(-2).unsqueeze(-2)
     wide_keys, wide_values = widen(keys).unsqueeze(-3), widen(values).unsqueeze(-3)
-    return Attention(wide_query, wide_keys, wide_values, bias, sizes, options), query.dtype
+    return Attention(wide_query, wide_keys, wide_values, sizes, options), query.dtype
 
 
 def prepare_multi_head_attention(
@@ -150,31 +136,27 @@ def prepare_multi_head_attention(
     key: Any,
     value: Any,
     parameters: MultiHeadParameters,
-    *,
     num_heads: int,
     num_kv_heads: int | None,
-    mask: Any,
-    bias: Any,
-    scale: Any,
-    softcap: Any,
+    given: Given,
 ) -> tuple[Attention, MultiHeadParameters, torch.dtype]:
     """Check the arguments of a multi-head attention, project them and split the heads; return parameters and dtype."""
-    given = check_parameters(parameters)
-    query, key, value, *weights = as_tensors(query=query, key=key, value=value, **given)
-    bias = as_option("bias", bias, query)
-    parameters = MultiHeadParameters(**dict(zip(given, weights, strict=True)))
+    arrays = check_parameters(parameters)
+    query, key, value, *weights = as_tensors(query=query, key=key, value=value, **arrays)
+    given = with_tensors(given, query)
+    parameters = MultiHeadParameters(**dict(zip(arrays, weights, strict=True)))
     described = MultiHeadParameters(*map(describe, parameters))
     operands = {"query": describe(query), "key": describe(key), "value": describe(value)}
-    dtype = check_floating(**operands, **{name: getattr(described, name) for name in given})
+    dtype = check_floating(**operands, **{name: getattr(described, name) for name in arrays})
     checks = new_checks(query)
     sizes = multi_head_sizes(
         **operands, parameters=described, num_heads=num_heads, num_kv_heads=num_kv_heads, checks=checks
     )
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    options = check_options(sizes, dtype, given, checks)
     wide_query = split_heads(project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
     wide_key = split_heads(project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
     wide_value = split_heads(project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
-    return Attention(wide_query, wide_key, wide_value, bias, sizes, options), parameters, query.dtype
+    return Attention(wide_query, wide_key, wide_value, sizes, options), parameters, query.dtype
 
 
 def project(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -13,11 +13,16 @@ from attnspec.contract.operands import (
     Operand,
     Shape,
     check_dtype,
+    check_listed,
+    check_numbers,
     dtype_name,
     floating_from_python,
     from_python,
+    is_length,
     is_untyped,
+    numbers_from_python,
 )
+from attnspec.contract.options import Given
 
 NATIVE = "a torch.Tensor, a NumPy array"
 
@@ -43,6 +48,29 @@ def as_option(name: str, value: Any, query: Tensor) -> Any:
     tensor = _as_tensor(name, value, query.device)
     _check_device(name, tensor, "query", query)
     return tensor.to(query.dtype) if is_untyped(value) else tensor
+
+
+def with_tensors(given: Given, query: Tensor) -> Given:
+    """Turn the numbers of bias and sinks into tensors on the query's device."""
+    return given.with_tensors(lambda name, value: as_option(name, value, query))
+
+
+def as_positions(value: Any, like: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Turn positions, integers or floating numbers, into this dtype; without tensors beside, n means 0 … n − 1."""
+    if like is None and is_length(value):
+        return torch.arange(value, dtype=dtype)
+    if isinstance(value, Tensor):
+        _check_dense("positions", value)
+        check_numbers("positions", dtype_name(value.dtype))
+        if like is not None:
+            _check_device("positions", value, "inputs", like)
+        positions = value
+    else:
+        device = torch.get_default_device() if like is None else like.device
+        positions = _from_numpy(numbers_from_python("positions", value, NATIVE), device)
+    if like is None:
+        check_listed(_shape(positions))
+    return positions.to(dtype)
 
 
 def describe(tensor: Tensor | None) -> Any:
@@ -103,7 +131,7 @@ def _check_device(name: str, tensor: Tensor, other: str, reference: Tensor) -> N
     if tensor.device != reference.device:
         raise ValueError(
             f"`{name}` must be on the device of `{other}`; "
-            f"got {other} on {reference.device} and {name} on {tensor.device}"
+            f"got {other} on {reference.device} and {name.replace('`', '')} on {tensor.device}"
         )
 
 

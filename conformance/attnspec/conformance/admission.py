@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .cases import Case
+from .derivatives import evaluate_backward
 from .operations import OPERATIONS, Evaluation
 from .profiles import Profile
 
@@ -33,61 +34,87 @@ def error_ratios(output: Array, expected: Array, bound: Array) -> Array:
 
 
 def evaluate(case: Case, profile: Profile) -> Evaluation:
-    """Compute the bound of a case under a profile, around its frozen expected output."""
+    """Compute the bounds of a case under a profile, around its frozen results."""
+    if case.direction == "backward":
+        return evaluate_backward(case.operation, case.tensors, case.call_options(), case.cotangents(), profile)
     return OPERATIONS[case.operation].evaluate(case.tensors, case.call_options(), profile)
 
 
 def decides(evaluation: Evaluation) -> bool:
     """Say whether every bound stays below half the range of what is averaged: otherwise nearly anything would pass."""
-    bound = evaluation.bound[np.isfinite(evaluation.output)]
-    return not bound.size or float(bound.max()) < max(evaluation.value_range, float(np.finfo(np.float64).tiny)) / 2
+    smallest = float(np.finfo(np.float64).tiny)
+    for name, bound in evaluation.bounds.items():
+        known = bound[np.isfinite(evaluation.results[name])]
+        if known.size and not float(known.max()) < max(evaluation.ranges[name], smallest) / 2:
+            return False
+    return True
 
 
-CHEATS: dict[str, Callable[[Case], Array]] = {}
+Cheat = Callable[[Case], dict[str, Array]]
+CHEATS: dict[str, Cheat] = {}
+"""What each cheat gives for the results that it has an answer to; it needs to be rejected in one of them only."""
 
 
-def _cheat(function: Callable[[Case], Array]) -> Callable[[Case], Array]:
+def _cheat(function: Cheat) -> Cheat:
     CHEATS[function.__name__.removeprefix("cheat_")] = function
     return function
 
 
 @_cheat
-def cheat_zeros(case: Case) -> Array:
+def cheat_zeros(case: Case) -> dict[str, Array]:
     """Return zeros."""
-    return np.zeros_like(case.expected)
+    return {name: np.zeros_like(expected) for name, expected in case.expected.items()}
 
 
 @_cheat
-def cheat_constant(case: Case) -> Array:
-    """Return the mean of the expected output everywhere."""
-    finite = case.expected[np.isfinite(case.expected)]
-    return np.full_like(case.expected, finite.mean() if finite.size else 0.0)
+def cheat_constant(case: Case) -> dict[str, Array]:
+    """Return the mean of each expected result everywhere."""
+    means = {}
+    for name, expected in case.expected.items():
+        finite = expected[np.isfinite(expected)]
+        means[name] = np.full_like(expected, finite.mean() if finite.size else 0.0)
+    return means
 
 
 @_cheat
-def cheat_mean_value(case: Case) -> Array:
+def cheat_mean_value(case: Case) -> dict[str, Array]:
     """Return, for every query, the mean of all values: attention that does not look."""
+    if case.direction == "backward" or case.operation == "sinusoidal_positions":
+        return {}
     values = _values(case)
-    return _like_output(case, values.sum(axis=-2, keepdims=True) / max(values.shape[-2], 1))
+    return {"output": _like_output(case, values.sum(axis=-2, keepdims=True) / max(values.shape[-2], 1))}
 
 
 @_cheat
-def cheat_echo(case: Case) -> Array:
-    """Return the values themselves, repeated or cut to the number of queries."""
+def cheat_echo(case: Case) -> dict[str, Array]:
+    """Return the values themselves, repeated or cut to the number of queries; backward, the tensors themselves."""
+    if case.direction == "backward":
+        return {name: np.asarray(case.tensors[name], np.float64) for name in case.expected}
+    if case.operation == "sinusoidal_positions":
+        positions = np.asarray(case.tensors["positions"], np.float64)
+        return {"output": np.broadcast_to(positions[..., None], case.expected["output"].shape)}
     values = _values(case)
-    queries = case.expected.shape[-2] if case.operation != "key_value_attention" else 1
+    expected = case.expected["output"]
+    queries = expected.shape[-2] if case.operation != "key_value_attention" else 1
     if not values.shape[-2]:
-        return np.zeros_like(case.expected)
-    return _like_output(case, values[..., np.arange(queries) % values.shape[-2], :])
+        return {"output": np.zeros_like(expected)}
+    return {"output": _like_output(case, values[..., np.arange(queries) % values.shape[-2], :])}
 
 
 @_cheat
-def cheat_shuffled_rows(case: Case) -> Array:
+def cheat_shuffled_rows(case: Case) -> dict[str, Array]:
     """Return the expected rows in another order: each row takes the place of its neighbour, and heads likewise."""
-    shuffled = case.expected
-    for axis in range(case.expected.ndim - 1):
-        shuffled = np.roll(shuffled, 1, axis=axis)
+    shuffled = dict(case.expected)
+    for name, expected in case.expected.items():
+        for axis in range(expected.ndim - 1):
+            shuffled[name] = np.roll(shuffled[name], 1, axis=axis)
     return shuffled
+
+
+def rejects(cheat: Cheat, case: Case, evaluation: Evaluation) -> bool | None:
+    """Say whether a case rejects a cheat in one of its results; None where the cheat has no answer to it."""
+    ratios = [largest_ratio(array, case.expected[name], evaluation.bounds[name]) for name, array in cheat(case).items()]
+    return max(ratios) > 1 if ratios else None
 
 
 def _values(case: Case) -> Array:
@@ -103,13 +130,17 @@ def _values(case: Case) -> Array:
         columns = tensors["output_weight"].shape[0]
         tiled = np.concatenate([values] * (columns // values.shape[-1]), axis=-1)
         return tiled @ tensors["output_weight"] + tensors.get("output_bias", 0.0)
+    if case.operation == "rotary_embedding":
+        return tensors["inputs"]
+    if case.operation == "merge_attention":
+        return np.asarray(tensors["outputs"].mean(axis=0))  # the slices in equal shares
     values = tensors["value"]
     if values.ndim > 3:
-        values = np.repeat(values, case.expected.shape[-3] // values.shape[-3], axis=-3)
+        values = np.repeat(values, case.expected["output"].shape[-3] // values.shape[-3], axis=-3)
     return values
 
 
 def _like_output(case: Case, values: Array) -> Array:
     if case.operation == "key_value_attention":
         values = values[..., 0, :]
-    return np.broadcast_to(values, case.expected.shape)
+    return np.broadcast_to(values, case.expected["output"].shape)

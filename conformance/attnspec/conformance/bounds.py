@@ -7,10 +7,12 @@ scores       s_ij = scale Σ_d q_id k_jd. A sum of n products in any order errs 
              equation 3.5). Roundings are nearly independent, so the constant grows like √n (Higham & Mary 2019): we
              take γ̃_n = min(n, 5√n) u.
 logits       softcap and bias act entry by entry; the softcap's derivative is at most 1, so it does not amplify.
+             A bias object is evaluated in the accumulation dtype, with a few roundings of its own.
 weights      an error η_j of the logits multiplies exp(x_j) by exp(±η_j): the softmax turns absolute errors into
-             relative ones.
+             relative ones. A sink is one more logit, known exactly, whose exponential is not.
 output       Σ_j p_j (1 ± expm1 η_j)(v_j − o): an error common to all weights cancels, so what counts is the distance of
-             each visible value from the output; then the second product and the rounding of the output.
+             each visible value from the output; then the second product and the rounding of the output. A sink acts
+             like a key whose value is 0, dropout like values keep · v / (1 − rate) that differ from row to row.
 
 What the constants are worth is measured, not assumed: tests/test_bounds.py perturbs every intermediate at random, and
 tests/test_zoo.py holds correct variants and planted faults against the bounds.
@@ -22,8 +24,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnspec.reference.attention import Attention, compute_stages
-from attnspec.reference.masks import block_of
+from attnspec.contract.biases import Alibi, Bias, RelativePositionBias, Sum
+from attnspec.reference.attention import Attention, compute_stages, terms_of
+from attnspec.reference.masks import Block, block_of
 
 from .profiles import FP16, Profile
 
@@ -53,8 +56,9 @@ EXACT_INPUTS = Projected(0.0, 0.0, 0.0)
 
 def attention_bounds(attention: Attention, profile: Profile, errors: Projected = EXACT_INPUTS) -> StageBounds:
     """Bound the error of every stage of one attention under a profile; see the module's docstring."""
-    sizes, (_, scale, softcap) = attention.sizes, attention.options
-    stages = compute_stages(attention, slice(0, sizes.query_length))
+    sizes, options, rows = attention.sizes, attention.options, slice(0, attention.sizes.query_length)
+    _, bias, scale, softcap, sink, kept, rate = terms_of(attention, rows)
+    stages = compute_stages(attention, rows)
     query, key, value = (_clean(array) for array in (attention.query, attention.key, attention.value))
     group = sizes.num_heads // max(sizes.num_kv_heads, 1)
     key, value = np.repeat(key, group, axis=-3), np.repeat(value, group, axis=-3)
@@ -69,7 +73,7 @@ def attention_bounds(attention: Attention, profile: Profile, errors: Projected =
     carried = abs(scale) * (
         _product(errors.query, np.abs(key)) + _product(np.abs(query), key_error) + _product(errors.query, key_error)
     )
-    score_bound = (_gamma(sizes.head_dim + 4, u_a) + 2 * profile.products) * magnitude + carried
+    score_bound = (gamma(sizes.head_dim + 4, u_a) + 2 * profile.products) * magnitude + carried
     score_bound = score_bound + u_s * (np.abs(scores) + magnitude)
 
     # logits
@@ -78,46 +82,49 @@ def attention_bounds(attention: Attention, profile: Profile, errors: Projected =
     logit_bound = score_bound
     if softcap is not None:
         logit_bound = logit_bound + 4 * u_s * (np.minimum(np.abs(scores), softcap) + softcap)
-    if attention.bias is not None:
-        block = block_of(sizes, slice(0, sizes.query_length))
-        bias = np.broadcast_to(block.per_pair(attention.bias).astype(np.float64), logits.shape)
-        logit_bound = logit_bound + u_s * np.where(visible, np.abs(logits) + np.abs(_clean(bias)), 0.0)
+    if bias is not None and options.bias is not None:
+        bias = _clean(np.broadcast_to(bias, logits.shape))
+        logit_bound = logit_bound + u_s * np.where(visible, np.abs(logits) + np.abs(bias), 0.0)
+        logit_bound = logit_bound + u_a * _bias_roundings(options.bias, block_of(sizes, rows))
     logit_bound = np.where(visible, logit_bound, 0.0)
 
     # weights and logsumexp
     peak = np.max(logits, axis=-1, keepdims=True, where=visible, initial=-np.inf)
+    peak = peak if sink is None else np.maximum(peak, sink)
     depth = np.where(visible, np.abs(logits - np.where(np.isfinite(peak), peak, 0.0)), 0.0)
-    exponent = logit_bound + u_a * (2 * np.abs(logits) + depth + 2 * profile.exponential)
-    if profile.rounds_softmax:
-        exponent = exponent + u_s * (depth + 2)
-    exponent = np.where(visible, exponent, 0.0)
+    exponent = np.where(visible, logit_bound + exponential_error(logits, depth, profile), 0.0)
     weights = _clean(stages.weights)
     count = visible.sum(axis=-1, keepdims=True)
-    tiny = float(np.finfo(np.float32).tiny) if profile.dtype != "float64" else float(np.finfo(np.float64).tiny)
+    sink_weight, sink_exponent = sink_share(sink, peak, stages.logsumexp[..., None], profile)
+    tiny = smallest_normal(profile)
     is_finite_row = np.isfinite(stages.logsumexp)[..., None]  # not empty, and without a visible NaN
     with np.errstate(over="ignore", divide="ignore"):  # a bound of infinity is a true statement, and never admitted
-        shrink = np.where(is_finite_row, (weights * np.exp(-exponent)).sum(axis=-1, keepdims=True), 1.0)
+        shrunk = (weights * np.exp(-exponent)).sum(axis=-1, keepdims=True) + sink_weight * np.exp(-sink_exponent)
+        shrink = np.where(is_finite_row, shrunk, 1.0)
         grow = weights * np.expm1(exponent)
-        summation = _gamma(count, u_a) + 2 * u_a
+        summation = gamma(count + (sink is not None), u_a) + 2 * u_a
         weight_bound = weights * (np.exp(exponent) / shrink - 1) + (summation + profile.weights) * weights
         weight_bound = np.where(visible, weight_bound + tiny, 0.0)
         logsumexp_bound = np.where(
-            count > 0,
-            -np.log(shrink) + summation + u_a * (np.abs(_clean(stages.logsumexp))[..., None] + np.abs(peak)),
+            is_finite_row,
+            -np.log(shrink) + summation + u_a * (np.abs(_clean(stages.logsumexp))[..., None] + np.abs(_clean(peak))),
             0.0,
         )[..., 0]
 
         # output
         output = _clean(stages.output)
-        spread = _weighted_distance(grow / shrink, value, output)
-        absolute = weights @ np.abs(value)
+        factor = np.asarray(1.0) if kept is None else np.where(kept, 1.0 / (1.0 - rate), 0.0)
+        dropping = 0.0 if kept is None else 2 * u_a + (u_s if profile.rounds_softmax else 0.0)
+        spread = _weighted_distance(grow / shrink, value, factor, output)
+        spread = spread + sink_weight * np.expm1(sink_exponent) / shrink * np.abs(output)
+        absolute = (weights * factor) @ np.abs(value)
         largest = np.abs(np.where(visible.any(axis=-2)[..., None], value, 0.0)).max(axis=(-2, -1), initial=0.0)
-        largest = largest[..., None, None]
+        largest = largest[..., None, None] * factor.max(initial=1.0)
         bound = (
             spread
-            + _product(weights, value_error, transpose=False)
-            + (_gamma(count + 2, u_a) + profile.weights + 2 * profile.products) * absolute
-            + (_gamma(count, u_a) + 2 * u_a + profile.output) * np.abs(output)
+            + _product(weights * factor, value_error, transpose=False)
+            + (gamma(count + 2, u_a) + dropping + profile.weights + 2 * profile.products) * absolute
+            + (summation + profile.output) * np.abs(output)
             + (count + 2) * tiny * (1 + largest)
         )
         if profile.weights == FP16 and profile.dtype == "float16":
@@ -134,14 +141,20 @@ def projection_bound(
     magnitude = (np.abs(inputs) + error) @ np.abs(weight)
     if bias is not None:
         exact, magnitude = exact + bias, magnitude + np.abs(bias)
-    rounding = _gamma(inputs.shape[-1] + 1, profile.accumulation) + 2 * profile.products
+    rounding = gamma(inputs.shape[-1] + 1, profile.accumulation) + 2 * profile.products
     bound = _product(error, np.abs(weight), transpose=False) + rounding * magnitude + profile.output * np.abs(exact)
     if profile.dtype == "float16":
         bound = bound + 2.0**-24
     return exact, bound
 
 
-def _gamma(terms: Array | int, roundoff: float) -> Array:
+def smallest_normal(profile: Profile) -> float:
+    """Return the smallest normal number of the accumulation: what underflows errs by no more."""
+    return float(np.finfo(np.float64 if profile.dtype == "float64" else np.float32).tiny)
+
+
+def gamma(terms: Array | int, roundoff: float) -> Array:
+    """Return γ̃_n = min(n, 5√n) u, the growth of rounding errors over n terms."""
     terms = np.asarray(terms, dtype=np.float64)
     return np.asarray(np.minimum(terms, 5 * np.sqrt(terms)) * roundoff)
 
@@ -157,10 +170,42 @@ def _product(left: Array | float, right: Array | float, *, transpose: bool = Tru
     return left @ (right.mT if transpose else right)
 
 
-def _weighted_distance(coefficients: Array, value: Array, output: Array) -> Array:
-    """Σ_j c_ij |v_jc − o_ic|, one component at a time: the whole difference would be cubic in memory."""
+def exponential_error(logits: Array, depth: Array, profile: Profile) -> Array:
+    """Bound the relative error of exp(x − peak): storing x, subtracting, and the exponential itself."""
+    error = profile.accumulation * (2 * np.abs(logits) + depth + 2 * profile.exponential)
+    return error + profile.scores * (depth + 2) if profile.rounds_softmax else error
+
+
+def sink_share(sink: Array | None, peak: Array, logsumexp: Array, profile: Profile) -> tuple[Array, Array]:
+    """Return the sink's share of the softmax and the bound of its exponential's relative error, (…, 1) each."""
+    if sink is None:
+        return np.zeros(()), np.zeros(())
+    sink = np.broadcast_to(sink, peak.shape)
+    takes_part = np.isfinite(sink) & np.isfinite(logsumexp)
+    level = np.where(takes_part, sink, 0.0)
+    share = np.where(takes_part, np.exp(level - np.where(takes_part, logsumexp, 0.0)), 0.0)
+    depth = np.abs(level - np.where(takes_part, peak, 0.0))
+    stored = profile.scores * np.abs(level) if profile.rounds_softmax else 0.0
+    return share, np.where(takes_part, exponential_error(level, depth, profile) + stored, 0.0)
+
+
+def _bias_roundings(bias: Bias, block: Block) -> Array | float:
+    """Count the roundings of a bias object, each times the size of what it rounds: in units of u_a."""
+    match bias:
+        case Sum(left=left, right=right):
+            parts = _bias_roundings(left, block) + _bias_roundings(right, block)
+            return parts + np.abs(_clean(np.asarray(bias.values(block))))
+        case Alibi():  # the slope as it is computed or stored, the distance, the product
+            return np.asarray(4 * np.abs(np.asarray(bias.values(block))))
+        case RelativePositionBias():  # an entry of the table, stored
+            return np.asarray(np.abs(_clean(np.asarray(bias.values(block)))))
+    return 0.0  # an array comes as it is
+
+
+def _weighted_distance(coefficients: Array, value: Array, factor: Array, output: Array) -> Array:
+    """Σ_j c_ij |f_ij v_jc − o_ic|, one component at a time: the whole difference would be cubic in memory."""
     result = np.empty(output.shape)
     for component in range(output.shape[-1]):
-        distance = np.abs(value[..., None, :, component] - output[..., :, None, component])
+        distance = np.abs(factor * value[..., None, :, component] - output[..., :, None, component])
         result[..., component] = (coefficients * distance).sum(axis=-1)
     return result

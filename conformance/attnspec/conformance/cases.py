@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
-from attnspec.contract import Mask
+from attnspec.contract import Bias, Dropout, Mask
+from attnspec.contract.bias_json import bias_from_json
 from attnspec.contract.mask_json import mask_from_json
 
 from .operations import OPERATIONS
@@ -23,6 +24,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 VECTORS = Path(__file__).parent / "vectors"
 LEVELS = ("core", "extended")
+DIRECTIONS = ("forward", "backward")
 DTYPES: dict[str, Any] = {
     "float64": np.dtype(np.float64),
     "float32": np.dtype(np.float32),
@@ -37,7 +39,7 @@ class VectorError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One vector: an operation, its tensors and options, and the output that the definition gives."""
+    """One vector: an operation, its tensors and options, and the results that the definition gives."""
 
     id: str
     operation: str
@@ -47,22 +49,41 @@ class Case:
     features: tuple[str, ...]
     description: str
     options: Mapping[str, Any]
-    """Everything but the tensors, as plain data; `mask` in JSON or as a mask object, `bias` true or false."""
+    """Everything but the tensors, as plain data: `mask` and a `bias` object in JSON or as the objects themselves;
+    `bias` and `sinks` true where they are tensors; `dropout` is its rate, and the tensor `keep` says what is kept."""
     tensors: Mapping[str, Array]
-    expected: Array
+    expected: Mapping[str, Array]
+    """Forward: `output`, and `logsumexp` where the operation gives one. Backward: a gradient for each tensor named."""
     nonfinite: bool
     """Whether NaN and Inf are expected, and then exactly where the expected output has them."""
     same_bits_as: str | None
-    """Another case whose output must be the same to the bit: it differs in unread entries only (S11)."""
+    """Another case whose results must be the same to the bit: it differs in unread entries only (S11)."""
+    direction: str = "forward"
+    """`backward`: the results are the gradients of Σ cotangent · result, for the cotangents among the tensors."""
 
-    def call_options(self) -> dict[str, Any]:
-        """Return the options as the API takes them: mask objects, numbers, and the bias tensor."""
-        options = {name: value for name, value in self.options.items() if value is not None and name != "bias"}
+    def call_options(self, tensors: Mapping[str, Array] | None = None) -> dict[str, Any]:
+        """Return the options as the API takes them, with the case's own tensors or with these in their place."""
+        tensors = self.tensors if tensors is None else tensors
+        options = {name: value for name, value in self.options.items() if value is not None and value is not False}
         if "mask" in options and not isinstance(options["mask"], Mask):
             options["mask"] = mask_from_json(options["mask"])
-        if self.options.get("bias"):
-            options["bias"] = self.tensors["bias"]
+        if options.get("bias") is True:
+            options["bias"] = tensors["bias"]
+        elif "bias" in options and not isinstance(options["bias"], Bias):
+            options["bias"] = bias_from_json(options["bias"])
+        if "sinks" in options:
+            options["sinks"] = tensors["sinks"]
+        if "dropout" in options:
+            options["dropout"] = Dropout(options["dropout"], tensors["keep"])
+        if self.operation == "sinusoidal_positions":
+            options["dtype"] = self.dtype
         return options
+
+    def cotangents(self, tensors: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Return the cotangents of a backward case by the result that they belong to."""
+        tensors = self.tensors if tensors is None else tensors
+        names = {"output": "output_cotangent", "logsumexp": "logsumexp_cotangent"}
+        return {result: tensors[name] for result, name in names.items() if name in tensors}
 
 
 def load_cases(folder: Path = VECTORS) -> tuple[Case, ...]:
@@ -107,15 +128,25 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 def _check_entry(entry: Mapping[str, Any], identifiers: Container[str]) -> None:
     """Check what a schema cannot say: the tensors that the operation needs, the mask, the twin."""
     options = entry["options"]
-    needed = [*OPERATIONS[entry["operation"]].tensors, *(["bias"] if options["bias"] else [])]
+    direction = entry.get("direction", "forward")
+    given = {
+        "bias": options["bias"] is True,
+        "sinks": options.get("sinks", False),
+        "keep": options.get("dropout") is not None,
+        "output_cotangent": direction == "backward",
+        "expected": direction == "forward",
+    }
+    needed = [*OPERATIONS[entry["operation"]].tensors, *(name for name, is_given in given.items() if is_given)]
     for name in needed:
         if name not in entry["tensors"]:
             raise VectorError(f"vector {entry['id']} is a {entry['operation']} without a tensor {name!r}")
-    if options["mask"] is not None:
-        try:
+    try:
+        if options["mask"] is not None:
             mask_from_json(options["mask"])
-        except ValueError as error:
-            raise VectorError(f"vector {entry['id']}: {error}") from None
+        if isinstance(options["bias"], dict):
+            bias_from_json(options["bias"])
+    except ValueError as error:
+        raise VectorError(f"vector {entry['id']}: {error}") from None
     if entry["same_bits_as"] is not None and entry["same_bits_as"] not in identifiers:
         raise VectorError(f"vector {entry['id']} names {entry['same_bits_as']} as its twin, which is no vector")
 
@@ -139,7 +170,7 @@ def _load_case(folder: Path, entry: Mapping[str, Any]) -> Case:
     found = {name: {"dtype": array.dtype.name, "shape": list(array.shape)} for name, array in tensors.items()}
     if found != entry["tensors"]:
         raise VectorError(f"vector {entry['id']}: {path} holds {found}, the manifest says {entry['tensors']}")
-    expected = tensors.pop("expected")
+    tensors, expected = _without_results(tensors)
     return Case(
         id=entry["id"],
         operation=entry["operation"],
@@ -153,4 +184,25 @@ def _load_case(folder: Path, entry: Mapping[str, Any]) -> Case:
         expected=expected,
         nonfinite=entry["nonfinite"],
         same_bits_as=entry["same_bits_as"],
+        direction=entry.get("direction", "forward"),
     )
+
+
+def payload_of(case: Case) -> dict[str, Array]:
+    """Name everything that a vector's payload holds: the tensors, and the results behind a prefix."""
+    prefix = "gradient_" if case.direction == "backward" else "expected_"
+    results = {"expected" if name == "output" else prefix + name: array for name, array in case.expected.items()}
+    return {**case.tensors, **results}
+
+
+def _without_results(payload: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    tensors, results = {}, {}
+    for name, array in payload.items():
+        prefix = next((prefix for prefix in ("gradient_", "expected_") if name.startswith(prefix)), None)
+        if name == "expected":
+            results["output"] = array
+        elif prefix is not None:
+            results[name.removeprefix(prefix)] = array
+        else:
+            tensors[name] = array
+    return tensors, results

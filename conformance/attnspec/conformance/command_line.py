@@ -51,6 +51,8 @@ def group() -> None:
 @click.option("--dtype", "dtypes", multiple=True, metavar="NAME", help="Only cases of this dtype.")
 @click.option("--level", "levels", multiple=True, metavar="NAME", help="Only cases of this level.")
 @click.option("--case", "cases", multiple=True, metavar="ID", help="Only this case.")
+@click.option("--direction", "directions", multiple=True, metavar="NAME", help="Only forward, or only backward, cases.")
+@click.option("--quick", is_flag=True, help="Only float32, and only one length of many: a first look in seconds.")
 @click.option("--profile", metavar="NAME", help="The arithmetic that is declared for its dtype, such as bf16_eager.")
 @click.option(
     "--failures",
@@ -89,6 +91,8 @@ def verify(
     dtypes: tuple[str, ...],
     levels: tuple[str, ...],
     cases: tuple[str, ...],
+    directions: tuple[str, ...],
+    quick: bool,
     profile: str | None,
     failures: int,
     timeout: float,
@@ -117,7 +121,8 @@ def verify(
         if not backends[name].is_available
     ]
     specs += [name for name in required if name not in specs and backends[name].is_available]
-    selection = Selection(*map(frozenset, (clauses, operations, dtypes, levels, cases)))
+    chosen = map(frozenset, (clauses, operations, dtypes, levels, cases, directions))
+    selection = Selection(*chosen, quick=quick)
     try:
         find_profile(profile)
         check_selection(selection)

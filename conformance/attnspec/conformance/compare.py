@@ -22,6 +22,7 @@ from .admission import decides, error_ratios
 from .backends import list_backends, load_backend
 from .cases import DTYPES
 from .comparison_question import Question, pose
+from .native_arrays import to_numpy
 from .results import Status
 from .runner import versions_of
 from .saved_comparisons import (
@@ -32,7 +33,7 @@ from .saved_comparisons import (
     save_outputs,
     show_number,
 )
-from .targets import BackendTarget, Target, load_target, to_numpy
+from .targets import BackendTarget, Target, load_target
 
 Array: TypeAlias = np.ndarray[Any, Any]
 TargetSpec = str | Callable[..., Any]
@@ -242,7 +243,7 @@ def _run(target: Target, name: str, question: Question) -> Row:
         if reason is not None:
             return Row(name, target.version, Status.UNSUPPORTED, message=reason)
         with np.errstate(all="ignore"):  # what a target overflows shows in its output
-            output = target.run(case, tensors).copy()
+            output = target.run(case, tensors)["output"].copy()
             for _ in range(TIMED_CALLS):
                 started = time.perf_counter()
                 target.run(case, tensors)
@@ -256,15 +257,16 @@ def _run(target: Target, name: str, question: Question) -> Row:
 
 def _judge(target: Target, name: str, question: Question, output: Array, stages: dict[str, float]) -> Row:
     expected, bound = question.evaluation.output, question.evaluation.bound
+    (dtype,) = target.result_dtypes(question.case)["output"]
     if output.shape != expected.shape:
         message = f"the output has shape {output.shape}; expected {expected.shape} (S1)"
         return Row(name, target.version, Status.FAIL, message=message)
     if output.dtype.name not in DTYPES:
-        message = f"the output has dtype {output.dtype}; expected {target.output_dtype(question.case)} (S16)"
+        message = f"the output has dtype {output.dtype}; expected {dtype} (S16)"
         return Row(name, target.version, Status.FAIL, message=message)
     message = ""
-    if output.dtype != target.output_dtype(question.case):
-        message = f"the output has dtype {output.dtype}, not {target.output_dtype(question.case)} (S16)"
+    if output.dtype != dtype:
+        message = f"the output has dtype {output.dtype}, not {dtype} (S16)"
     ratios = error_ratios(output, expected, bound)
     ratio = float(ratios.max(initial=0.0))
     if not ratio <= 1.0:
@@ -290,9 +292,7 @@ def _stages(target: Target, question: Question, tensors: dict[str, Array]) -> di
     case = question.case
     if not isinstance(target, BackendTarget) or case.operation != "dot_product_attention":
         return {}
-    options = case.call_options()
-    if "bias" in options:
-        options["bias"] = tensors["bias"]
+    options = case.call_options(tensors)
     stages = load_backend(target.name).attention_stages(
         *(tensors[name] for name in ("query", "key", "value")), **options
     )

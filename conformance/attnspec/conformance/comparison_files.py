@@ -23,8 +23,15 @@ from .tensor_files import read_tensors
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-OPTIONAL = ("mask", "bias")
+OPTIONAL = ("mask", "bias", "sinks")
 """What every operation may be given beside its own tensors."""
+
+COMPARABLE = {
+    name: operation
+    for name, operation in OPERATIONS.items()
+    if operation.is_attention and name != "attention_with_logsumexp"
+}
+"""The operations with one output, which comes from one attention."""
 
 _NATIVE = "a NumPy array"
 _JSON_EXTRAS = ("dtype", "tokens")
@@ -49,9 +56,9 @@ class Inputs(NamedTuple):
 
 def find_operation(name: str) -> Operation:
     """Return the operation of a name; raise InputError where there is none."""
-    if name not in OPERATIONS:
-        raise InputError(f"there is no operation {name!r}; there are {', '.join(OPERATIONS)}")
-    return OPERATIONS[name]
+    if name not in COMPARABLE:
+        raise InputError(f"there is no operation {name!r}; there are {', '.join(COMPARABLE)}")
+    return COMPARABLE[name]
 
 
 def read_inputs(tensors: Mapping[str, Any] | str | Path, operation: Operation, dtype: str | None) -> Inputs:
@@ -90,7 +97,7 @@ def check_names(source: str, names: Iterable[str], operation: Operation) -> None
         message += f"; unknown: {_quote(unknown)}"
     if missing:
         message += f"; missing: {_quote(missing)}"
-    for other in OPERATIONS.values():
+    for other in COMPARABLE.values():
         if set(other.tensors) <= set(names) <= set(_names_of(other)):
             message += f"; these are the names of {other.name}: say --op {other.name} (`operation=`)"
     raise InputError(message)

@@ -37,7 +37,7 @@ class Question(NamedTuple):
         options = "".join(
             f", {name} {value!r}" for name, value in self.case.call_options().items() if name not in ("bias", "mask")
         )
-        options += ", bias" if "bias" in self.case.tensors else ""
+        options += "".join(f", {name}" for name in ("bias", "sinks") if name in self.case.tensors)
         options += f", mask {self.case.options['mask']!r}" if self.case.options["mask"] is not None else ""
         return f"{self.inputs.source}: {operation.name} of {tensors} in {self.case.dtype}{options}"
 
@@ -92,9 +92,14 @@ def pose(
             clauses=(),
             features=(),
             description="",
-            options={"mask": _all_of(masks), "bias": "bias" in inputs.tensors, **options},
+            options={
+                "mask": _all_of(masks),
+                "bias": "bias" in inputs.tensors,
+                "sinks": "sinks" in inputs.tensors,
+                **options,
+            },
             tensors=inputs.tensors,
-            expected=np.zeros(0),
+            expected={},
             nonfinite=True,
             same_bits_as=None,
         )

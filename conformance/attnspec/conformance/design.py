@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from attnspec.contract import Mask
-from attnspec.reference.attention import prepare
-from attnspec.reference.masks import block_of, visible_pairs
+from attnspec.contract import Bias, Mask
+from attnspec.contract.options import Given
+from attnspec.reference.attention import prepare, terms_of
 
 from .recipes import Array, Shape, peaked
 
@@ -46,7 +46,13 @@ class Design:
     mask: Mask | None = None
     scale: float | None = None
     softcap: float | None = None
-    numbers: dict[str, int | None] = field(default_factory=dict)
+    bias: Bias | None = None
+    """A bias object; a bias array is a tensor, and so are sinks."""
+    dropout: float | None = None
+    """The rate; the tensor `keep` says what is kept."""
+    direction: str = "forward"
+    numbers: dict[str, int | float | str | None] = field(default_factory=dict)
+    """The options that belong to the operation alone."""
     dtypes: tuple[str, ...] = ALL
     features: tuple[str, ...] = ()
     level: str = "core"
@@ -58,12 +64,9 @@ class Design:
 
 def visible_pairs_of(tensors: dict[str, Array], mask: Mask | None) -> Array:
     """Return which pairs are visible, in the full shape (*B, heads, queries, keys), the head axis always present."""
-    wide = {name: np.asarray(tensors[name], np.float64) for name in ("query", "key", "value")}
-    attention, _ = prepare(**wide, mask=mask, bias=tensors.get("bias"), scale=None, softcap=None)
-    block = block_of(attention.sizes, slice(0, attention.sizes.query_length))
-    bias = None if attention.bias is None else block.per_pair(attention.bias)
-    shape = (*attention.query.shape[:-1], attention.sizes.key_length)
-    return np.broadcast_to(visible_pairs(mask, bias, block), shape)
+    query, key, value = (np.asarray(tensors[name], np.float64) for name in ("query", "key", "value"))
+    attention, _ = prepare(query, key, value, Given(mask, tensors.get("bias")))
+    return terms_of(attention, slice(0, attention.sizes.query_length)).visible
 
 
 def with_poison(tensors: dict[str, Array], mask: Mask | None, poison: float) -> dict[str, Array]:

@@ -32,7 +32,10 @@ from .design import (
     Design,
     peaked_tensors,
 )
+from .designs_gradients import gradient_designs
 from .designs_masks import mask_designs, needle_designs, poison_designs
+from .designs_options import option_designs
+from .designs_positions import position_designs
 from .designs_real import real_designs
 from .recipes import Array, Shape, peaked, projections
 
@@ -48,6 +51,9 @@ def designs() -> Iterator[Design]:
     yield from _other_operations()
     yield from real_designs()
     yield _worked_example()
+    yield from option_designs()
+    yield from position_designs()
+    yield from gradient_designs()
 
 
 def _shapes() -> Iterator[Design]:

@@ -21,7 +21,7 @@ class Fault(NamedTuple):
     """A planted fault."""
 
     name: str
-    attention: Callable[..., Array]
+    attention: Callable[..., tuple[Array, Array]]
     clause: str
     visible_when: str
     seen_in: str
@@ -230,6 +230,90 @@ FAULTS: tuple[Fault, ...] = tuple(
             "S16",
             "a larger maximum in a later block",
             "an online softmax without its correction",
+        ),
+        (
+            "segments-ignored",
+            Steps(visible_pairs=faulty_steps.segments_ignored),
+            "S9",
+            "packed sequences",
+            "documents that see each other after packing",
+        ),
+        (
+            "segments-of-first-element",
+            Steps(visible_pairs=faulty_steps.segments_of_first_element),
+            "S9",
+            "segments that differ within the batch",
+            "a mask of batch element 0 for all",
+        ),
+        (
+            "sink-ignored",
+            Steps(softmax=faulty_steps.sink_ignored),
+            "S13",
+            "a sink",
+            _ISSUES + "TransformerLensOrg/TransformerLens/issues/1621",
+        ),
+        (
+            "sink-of-first-head",
+            Steps(softmax=faulty_steps.sink_of_first_head),
+            "S13",
+            "sinks that differ",
+            "a broadcast along the wrong axis",
+        ),
+        (
+            "sink-beside-the-shift",
+            Steps(softmax=faulty_steps.sink_beside_the_shift),
+            "S13",
+            "a sink, and logits far from 0",
+            "a sink that is added after the maximum was subtracted",
+        ),
+        (
+            "sink-as-zero-key",
+            Steps(softmax=faulty_steps.sink_as_zero_key),
+            "S13",
+            "a sink that is not 0",
+            "the softmax plus one, in the place of a learned sink",
+        ),
+        (
+            "dropout-unscaled",
+            Steps(drop=faulty_steps.dropout_unscaled),
+            "S14",
+            "dropout",
+            "the rescaling is left to evaluation, as in 2012",
+        ),
+        (
+            "dropout-inverted",
+            Steps(drop=faulty_steps.dropout_inverted),
+            "S14",
+            "dropout",
+            "a drop mask in the place of a keep mask",
+        ),
+        (
+            "dropout-renormalised",
+            Steps(drop=faulty_steps.dropout_renormalised),
+            "S14",
+            "dropout",
+            "dropout before the softmax, as a mask",
+        ),
+        (
+            "logsumexp-base-two",
+            Steps(logsumexp=faulty_steps.logsumexp_base_two),
+            "S15",
+            "a logsumexp",
+            _ISSUES + "flashinfer-ai/flashinfer/issues/4485",
+        ),
+        (
+            "logsumexp-without-maximum",
+            Steps(logsumexp=faulty_steps.logsumexp_without_maximum),
+            "S15",
+            "a logsumexp",
+            "the running sum is returned without its maximum",
+        ),
+        (
+            "logsumexp-zero-on-empty",
+            Steps(logsumexp=faulty_steps.logsumexp_zero_on_empty),
+            "S15",
+            "a logsumexp of an empty row",
+            "an old flex attention, whose merge then gave empty slices weight",
         ),
         (
             "unread-values-leak",

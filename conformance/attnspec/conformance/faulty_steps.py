@@ -14,6 +14,8 @@ import numpy as np
 from .implementations import (
     Restrictions,
     capped,
+    drop,
+    logsumexp,
     over_batch,
     scaled_scores,
     softmax,
@@ -176,44 +178,128 @@ def sentinel_mask(scores: Array, visible: Array, bias: Array | None, softcap: fl
     return np.where(visible, logits, np.finfo(logits.dtype).min)
 
 
-def softmax_nan_on_empty(logits: Array) -> Array:
+def softmax_nan_on_empty(logits: Array, sink: Array | None = None) -> Array:
     """Divide 0 by 0 in an empty row."""
+    if sink is not None:
+        return softmax(logits, sink)
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def softmax_over_queries(logits: Array) -> Array:
+def softmax_over_queries(logits: Array, sink: Array | None = None) -> Array:
     """Normalise the wrong axis."""
-    return softmax(logits.mT).mT
+    return softmax(logits.mT, sink).mT
 
 
-def softmax_without_maximum(logits: Array) -> Array:
+def softmax_without_maximum(logits: Array, sink: Array | None = None) -> Array:
     """Exponentiate without subtracting the largest logit."""
     weights = np.exp(logits)
-    total = weights.sum(axis=-1, keepdims=True)
+    total = weights.sum(axis=-1, keepdims=True) + (0 if sink is None else np.exp(sink))
     return weights / np.where(total == 0, 1, total)
 
 
-def softmax_maximum_from_zero(logits: Array) -> Array:
+def softmax_maximum_from_zero(logits: Array, sink: Array | None = None) -> Array:
     """Start the running maximum at 0 instead of −inf."""
-    weights = np.exp(logits - np.maximum(logits.max(axis=-1, keepdims=True, initial=-np.inf), 0))
-    total = weights.sum(axis=-1, keepdims=True)
+    peak = np.maximum(logits.max(axis=-1, keepdims=True, initial=-np.inf), 0)
+    weights = np.exp(logits - peak)
+    total = weights.sum(axis=-1, keepdims=True) + (0 if sink is None else np.exp(sink - peak))
     return weights / np.where(total == 0, 1, total)
 
 
-def softmax_without_rescaling(logits: Array) -> Array:
+def softmax_without_rescaling(logits: Array, sink: Array | None = None) -> Array:
     """Forget to rescale what was summed when a later block of 16 keys has a larger maximum."""
     peak = np.full((*logits.shape[:-1], 1), -np.inf, logits.dtype)
+    peak = peak if sink is None else np.broadcast_to(sink, peak.shape)
+    total = np.zeros(peak.shape, logits.dtype) + (0 if sink is None else 1)
     parts = []
     for start in range(0, logits.shape[-1], 16):
         part = logits[..., start : start + 16]
         peak = np.maximum(peak, part.max(axis=-1, keepdims=True))
         parts.append(np.exp(part - np.where(np.isneginf(peak), 0, peak)))
     if not parts:
-        return softmax(logits)
+        return softmax(logits, sink)
     weights = np.concatenate(parts, axis=-1)
-    total = weights.sum(axis=-1, keepdims=True)
+    total = total + weights.sum(axis=-1, keepdims=True)
     return weights / np.where(total == 0, 1, total)
+
+
+def sink_ignored(logits: Array, sink: Array | None = None) -> Array:
+    """Accept a sink and forget it."""
+    del sink
+    return softmax(logits)
+
+
+def sink_of_first_head(logits: Array, sink: Array | None = None) -> Array:
+    """Use the first head's sink for all heads."""
+    if sink is not None and sink.ndim == 3:
+        sink = np.broadcast_to(sink[:1], sink.shape)
+    return softmax(logits, sink)
+
+
+def sink_beside_the_shift(logits: Array, sink: Array | None = None) -> Array:
+    """Add exp(sink) to a sum whose other terms are relative to the largest logit."""
+    if sink is None:
+        return softmax(logits)
+    peak = logits.max(axis=-1, keepdims=True, initial=-np.inf)
+    weights = np.exp(logits - np.where(np.isneginf(peak), 0, peak))
+    return weights / (weights.sum(axis=-1, keepdims=True) + np.exp(sink))
+
+
+def sink_as_zero_key(logits: Array, sink: Array | None = None) -> Array:
+    """Take a sink of 0, the "softmax plus one", whatever was given."""
+    return softmax(logits, None if sink is None else np.zeros_like(sink))
+
+
+def dropout_unscaled(weights: Array, dropping: Any) -> Array:
+    """Drop weights, and do not scale up the rest."""
+    return weights if dropping is None else np.where(dropping.keep, weights, 0)
+
+
+def dropout_inverted(weights: Array, dropping: Any) -> Array:
+    """Keep what should be dropped."""
+    return weights if dropping is None else drop(weights, dropping._replace(keep=~dropping.keep))
+
+
+def dropout_renormalised(weights: Array, dropping: Any) -> Array:
+    """Make the kept weights sum to 1, as a mask would."""
+    if dropping is None:
+        return weights
+    kept = np.where(dropping.keep, weights, 0)
+    total = kept.sum(axis=-1, keepdims=True)
+    return kept / np.where(total == 0, 1, total)
+
+
+def logsumexp_base_two(logits: Array, sink: Array | None = None) -> Array:
+    """Return the binary logarithm."""
+    return logsumexp(logits, sink) * logits.dtype.type(np.log2(np.e))
+
+
+def logsumexp_without_maximum(logits: Array, sink: Array | None = None) -> Array:
+    """Return the logarithm of the shifted sum, and forget the shift."""
+    peak = logits.max(axis=-1, keepdims=True, initial=-np.inf)
+    return logsumexp(logits - np.where(np.isneginf(peak), 0, peak), sink)
+
+
+def logsumexp_zero_on_empty(logits: Array, sink: Array | None = None) -> Array:
+    """Return 0 for an empty row."""
+    level = logsumexp(logits, sink)
+    return np.where(np.isneginf(level), 0, level)
+
+
+def segments_ignored(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
+    """Let packed sequences see each other."""
+    return visible_pairs(queries, keys, rank, limits._replace(query_segments=None, key_segments=None))
+
+
+def segments_of_first_element(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
+    """Use the first element's segments for the whole batch."""
+    if limits.query_segments is not None and limits.key_segments is not None and limits.query_segments.ndim > 1:
+        first = (0,) * (limits.query_segments.ndim - 1)
+        limits = limits._replace(
+            query_segments=np.broadcast_to(limits.query_segments[first], limits.query_segments.shape),
+            key_segments=np.broadcast_to(limits.key_segments[first], limits.key_segments.shape),
+        )
+    return visible_pairs(queries, keys, rank, limits)
 
 
 def values_leak(weights: Array, value: Array, visible: Array) -> Array:

@@ -26,6 +26,8 @@ class Restrictions(NamedTuple):
     window: tuple[int | None, int | None] | None
     key_lengths: Array | None
     query_lengths: Array | None
+    query_segments: Array | None
+    key_segments: Array | None
 
 
 def visible_pairs(queries: int, keys: int, rank: int, limits: Restrictions) -> Array:
@@ -42,12 +44,20 @@ def visible_pairs(queries: int, keys: int, rank: int, limits: Restrictions) -> A
         visible = visible & (j < over_batch(limits.key_lengths, rank))
     if limits.query_lengths is not None:
         visible = visible & (i < over_batch(limits.query_lengths, rank))
+    if limits.query_segments is not None and limits.key_segments is not None:
+        query_ids, key_ids = limits.query_segments[..., :, None], limits.key_segments[..., None, :]
+        visible = visible & over_pairs(query_ids == key_ids, rank)
     return visible if limits.mask is None else visible & limits.mask
 
 
 def over_batch(lengths: Array, rank: int) -> Array:
     """Give numbers of the batch shape the axes to broadcast against scores of a query of this rank."""
     return lengths.reshape(lengths.shape + (1,) * (rank - lengths.ndim))
+
+
+def over_pairs(array: Array, rank: int) -> Array:
+    """Give an array (*B, q, k) the head axis that scores of a query of this rank may have."""
+    return array[..., None, :, :] if rank > 3 else array
 
 
 def repeat_heads(array: Array, heads: int) -> Array:
@@ -73,12 +83,43 @@ def capped(scores: Array, softcap: float) -> Array:
     return cap * np.tanh(scores / cap)
 
 
-def softmax(logits: Array) -> Array:
+def softmax(logits: Array, sink: Array | None = None) -> Array:
+    """Normalise each row, with a sink as one more logit that is dropped; a row of −inf becomes zeros."""
+    if sink is None:
+        return normalised(logits)
+    column = np.broadcast_to(sink, (*logits.shape[:-1], 1))
+    return normalised(np.concatenate([logits, column], axis=-1))[..., :-1]
+
+
+def normalised(logits: Array) -> Array:
     """Normalise each row; a row of −inf becomes zeros."""
     peak = logits.max(axis=-1, keepdims=True, initial=-np.inf)
     weights = np.exp(logits - np.where(np.isneginf(peak), 0, peak))
     total = weights.sum(axis=-1, keepdims=True)
     return weights / np.where(total == 0, 1, total)
+
+
+def logsumexp(logits: Array, sink: Array | None = None) -> Array:
+    """Compute ln Σ exp over each row and the sink; −inf for a row of −inf."""
+    if sink is not None:
+        logits = np.concatenate([logits, np.broadcast_to(sink, (*logits.shape[:-1], 1))], axis=-1)
+    peak = logits.max(axis=-1, initial=-np.inf)
+    peak = np.where(np.isneginf(peak), 0, peak)
+    return peak + np.log(np.exp(logits - peak[..., None]).sum(axis=-1))
+
+
+class Dropping(NamedTuple):
+    """Which weights are kept, and the share that is not."""
+
+    keep: Array
+    rate: float
+
+
+def drop(weights: Array, dropping: Dropping | None) -> Array:
+    """Drop weights, and scale up the rest."""
+    if dropping is None:
+        return weights
+    return np.where(dropping.keep, weights / weights.dtype.type(1 - dropping.rate), 0)
 
 
 def isolated(product: Callable[[Array, Array], Array]) -> Callable[[Array, Array, Array], Array]:
@@ -89,7 +130,7 @@ def isolated(product: Callable[[Array, Array], Array]) -> Callable[[Array, Array
         visible = np.broadcast_to(visible, weights.shape)
         for *place, j in np.argwhere(~np.isfinite(value).all(axis=-1)):
             at = tuple(place)
-            output[at] += np.where(visible[at][:, j, None], weights[at][:, j, None] * _non_finite(value[at][j]), 0)
+            output[at] += np.where(visible[at][:, j, None], _non_finite(value[at][j]), 0)
         return output
 
     return weighted
@@ -103,9 +144,26 @@ weighted_values = isolated(np.matmul)
 """Sum the values by their weights."""
 
 
-def attend_at_once(steps: Steps, logits: Array, value: Array, visible: Array, dtype: Any) -> Array:
-    """Normalise the logits, round the weights, and sum the values by them."""
-    return steps.weighted_values(steps.rounded(steps.softmax(logits), dtype), value, visible)
+class Attended(NamedTuple):
+    """What the last step works on."""
+
+    logits: Array
+    value: Array
+    visible: Array
+    sink: Array | None
+    dropping: Dropping | None
+    dtype: Any
+
+    @property
+    def read(self) -> Array:
+        """Where a value is read: visible, and not dropped."""
+        return self.visible if self.dropping is None else self.visible & self.dropping.keep
+
+
+def attend_at_once(steps: Steps, given: Attended) -> Array:
+    """Normalise the logits, drop and round the weights, and sum the values by them."""
+    weights = steps.drop(steps.softmax(given.logits, given.sink), given.dropping)
+    return steps.weighted_values(steps.rounded(weights, given.dtype), given.value, given.read)
 
 
 class Steps(NamedTuple):
@@ -116,8 +174,10 @@ class Steps(NamedTuple):
     scaled_scores: Callable[..., Array] = scaled_scores
     masked_logits: Callable[..., Array] = masked_logits
     attend: Callable[..., Array] = attend_at_once
-    """From logits to the output, by means of the next two."""
+    """From logits to the output, by means of the softmax, the dropping and the weighted sum."""
     softmax: Callable[..., Array] = softmax
+    drop: Callable[..., Array] = drop
+    logsumexp: Callable[..., Array] = logsumexp
     weighted_values: Callable[..., Array] = weighted_values
     accumulation: Callable[[Any], Any] = lambda dtype: (
         np.promote_types(dtype, np.float32) if _is_ieee(dtype) else np.float32
@@ -127,8 +187,8 @@ class Steps(NamedTuple):
     """How weights are rounded before they meet the values."""
 
 
-def build(steps: Steps) -> Callable[..., Array]:
-    """Make a plain callable of steps."""
+def build(steps: Steps) -> Callable[..., tuple[Array, Array]]:
+    """Make a plain callable of steps, which returns output and logsumexp."""
 
     def attention(
         query: Array,
@@ -143,10 +203,15 @@ def build(steps: Steps) -> Callable[..., Array]:
         window: tuple[int | None, int | None] | None = None,
         key_lengths: Array | None = None,
         query_lengths: Array | None = None,
-    ) -> Array:
+        query_segments: Array | None = None,
+        key_segments: Array | None = None,
+        sinks: Array | None = None,
+        dropout_keep: Array | None = None,
+        dropout_rate: float = 0.0,
+    ) -> tuple[Array, Array]:
         dtype = query.dtype
         wide = steps.accumulation(dtype)
-        limits = Restrictions(mask, causal_offset, window, key_lengths, query_lengths)
+        limits = Restrictions(mask, causal_offset, window, key_lengths, query_lengths, query_segments, key_segments)
         visible = steps.visible_pairs(query.shape[-2], key.shape[-2], query.ndim, limits)
         if bias is not None:
             visible = visible & ~np.isneginf(bias)
@@ -158,7 +223,10 @@ def build(steps: Steps) -> Callable[..., Array]:
         with np.errstate(all="ignore"):  # what a fault overflows or divides is its own affair
             scores = steps.scaled_scores(wide_query, wide_key, scale)
             logits = steps.masked_logits(scores, visible, None if bias is None else bias.astype(wide), softcap)
-            return steps.attend(steps, logits, wide_value, visible, dtype).astype(dtype)
+            sink = None if sinks is None else sinks.astype(wide)[..., None, None]
+            dropping = None if dropout_keep is None else Dropping(dropout_keep, dropout_rate)
+            given = Attended(logits, wide_value, visible, sink, dropping, dtype)
+            return steps.attend(steps, given).astype(dtype), steps.logsumexp(logits, sink)
 
     return attention
 

@@ -1,4 +1,4 @@
-"""The four operations as the suite sees them: which tensors they take, how they are called, how far they may be off."""
+"""The operations as the suite sees them: which tensors they take, how they are called, how far they may be off."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from attnspec.contract import MultiHeadParameters
+from attnspec.contract.options import Given
 from attnspec.reference import attention as reference_attention
+from attnspec.reference import partial_results, positions
 from attnspec.reference import projections as reference_projections
+from attnspec.reference.attention import Attention
 
 from .bounds import Projected, StageBounds, attention_bounds, projection_bound
+from .partial_bounds import merge_bound
+from .position_bounds import rotary_bound, sinusoidal_bound
 from .profiles import Profile
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -19,128 +24,267 @@ Tensors = Mapping[str, Any]
 
 
 class Operation(NamedTuple):
-    """One operation: the names of its tensors, in order, and of the numbers that it needs beside them."""
+    """One operation: the names of its tensors, in order, and of the plain options that it has of its own."""
 
     name: str
     tensors: tuple[str, ...]
     optional: tuple[str, ...]
     numbers: tuple[str, ...]
-    evaluate: Callable[..., Evaluation]
-    """(tensors, options, profile) → the exact output and the bound of every element."""
+    evaluate: Callable[[Tensors, Mapping[str, Any], Profile], Evaluation]
+    """(tensors, options, profile) → the exact results and the bound of every element."""
+    caller: Callable[[Any, Operation, Tensors, Mapping[str, Any]], Any]
+    """(module, operation, tensors, options) → what the operation of this module returns."""
+    is_attention: bool = True
+    """Whether it takes mask, bias, scale, softcap, sinks and dropout, and its results come from one attention."""
 
     def call(self, module: Any, tensors: Tensors, options: Mapping[str, Any]) -> Any:
-        """Call this operation of a backend with its own tensors and options."""
-        function = getattr(module, self.name)
-        if self.name != "multi_head_attention":
-            return function(*(tensors[name] for name in self.tensors), **options)
-        query, key, value, *_ = (tensors[name] for name in self.tensors)
-        parameters = MultiHeadParameters(*(tensors.get(name) for name in MultiHeadParameters._fields))
-        return function(query, key, value, parameters, **options)
+        """Call this operation of a module with its own tensors and options."""
+        return self.caller(module, self, tensors, options)
 
 
 class Evaluation(NamedTuple):
-    """What an operation must give: output, its bound, and the range of the values that it averages."""
+    """What an operation must give: its results by name, the bound of each, and what makes a bound meaningful."""
 
-    output: Array
-    bound: Array
-    value_range: float
-    stages: Any
-    stage_bounds: StageBounds
+    results: dict[str, Array]
+    bounds: dict[str, Array]
+    ranges: dict[str, float]
+    """For each result, the range of what is averaged: a bound of half of it decides nothing."""
+    stages: Any = None
+    stage_bounds: StageBounds | None = None
+
+    @property
+    def output(self) -> Array:
+        """The result that most operations have alone."""
+        return self.results["output"]
+
+    @property
+    def bound(self) -> Array:
+        """The bound of `output`."""
+        return self.bounds["output"]
+
+
+def results_of(returned: Any) -> dict[str, Any]:
+    """Name what an operation returned: the fields of a named tuple, or `output`."""
+    if isinstance(returned, tuple):
+        return dict(zip(("output", "logsumexp"), returned, strict=True))
+    return {"output": returned}
+
+
+def _call_plainly(module: Any, operation: Operation, tensors: Tensors, options: Mapping[str, Any]) -> Any:
+    return getattr(module, operation.name)(*(tensors[name] for name in operation.tensors), **options)
+
+
+def _call_multi_head(module: Any, operation: Operation, tensors: Tensors, options: Mapping[str, Any]) -> Any:
+    query, key, value, *_ = (tensors[name] for name in operation.tensors)
+    parameters = MultiHeadParameters(*(tensors.get(name) for name in MultiHeadParameters._fields))
+    return module.multi_head_attention(query, key, value, parameters, **options)
+
+
+def _call_merge(module: Any, operation: Operation, tensors: Tensors, options: Mapping[str, Any]) -> Any:
+    outputs, logsumexps = (list(tensors[name]) for name in operation.tensors)  # slices are stacked in a vector
+    return module.merge_attention(outputs, logsumexps, **options)
+
+
+def _call_sinusoidal(module: Any, operation: Operation, tensors: Tensors, options: Mapping[str, Any]) -> Any:
+    del operation
+    return module.sinusoidal_positions(tensors["positions"], **options)
 
 
 def _dot_product(tensors: Tensors, options: Mapping[str, Any], profile: Profile) -> Evaluation:
     attention, shape = reference_attention.prepare(
-        tensors["query"], tensors["key"], tensors["value"], **_core_options(options)
+        tensors["query"], tensors["key"], tensors["value"], given_options(options)
+    )
+    return _reshaped(_evaluate(attention, profile), output=shape)
+
+
+def _with_logsumexp(tensors: Tensors, options: Mapping[str, Any], profile: Profile) -> Evaluation:
+    attention, shape = reference_attention.prepare(
+        tensors["query"], tensors["key"], tensors["value"], given_options(options)
     )
     evaluation = _evaluate(attention, profile)
-    return evaluation._replace(output=evaluation.output.reshape(shape), bound=evaluation.bound.reshape(shape))
+    stages, bounds = evaluation.stages, evaluation.stage_bounds
+    assert bounds is not None  # noqa: S101 - an attention has stages
+    seen = stages.logsumexp[np.isfinite(stages.logsumexp)]
+    evaluation = evaluation._replace(
+        results=evaluation.results | {"logsumexp": stages.logsumexp},
+        bounds=evaluation.bounds | {"logsumexp": bounds.logsumexp},
+        ranges=evaluation.ranges | {"logsumexp": float(np.ptp(seen)) if seen.size else 0.0},
+    )
+    return _reshaped(evaluation, output=shape, logsumexp=shape[:-1])
+
+
+def _merge(tensors: Tensors, options: Mapping[str, Any], profile: Profile) -> Evaluation:
+    outputs, logsumexps = (np.asarray(tensors[name], np.float64) for name in ("outputs", "logsumexps"))
+    sinks = options.get("sinks")
+    sink = None if sinks is None else np.asarray(sinks, np.float64)[..., None]
+    exact = partial_results.merge(outputs, logsumexps, sink)
+    bounds = merge_bound(outputs, logsumexps, sink, profile._replace(output=profile.accumulation))
+    return Evaluation(
+        {"output": exact.output, "logsumexp": exact.logsumexp},
+        dict(zip(("output", "logsumexp"), bounds, strict=True)),
+        {"output": _range_of(outputs), "logsumexp": _range_of(logsumexps)},
+    )
 
 
 def _self_attention(tensors: Tensors, options: Mapping[str, Any], profile: Profile) -> Evaluation:
-    names = ("inputs", "query_weight", "key_weight", "value_weight")
-    wide = {name: np.asarray(tensors[name], np.float64) for name in names}
-    attention = reference_projections.prepare_self_attention(
-        *(tensors[name] for name in names), **_core_options(options)
-    )
-    inputs = wide["inputs"][..., None, :, :]
-    errors = Projected(*(projection_bound(inputs, wide[f"{part}_weight"], None, profile)[1] for part in _PARTS))
+    attention, errors = prepare_self_attention(tensors, options, profile)
     evaluation = _evaluate(attention, profile, errors)
-    return evaluation._replace(output=evaluation.output[..., 0, :, :], bound=evaluation.bound[..., 0, :, :])
+    return _reshaped(evaluation, output=(*np.shape(tensors["inputs"])[:-1], attention.sizes.value_dim))
 
 
 def _key_value_attention(tensors: Tensors, options: Mapping[str, Any], profile: Profile) -> Evaluation:
     attention = reference_projections.prepare_key_value_attention(
-        tensors["query"], tensors["keys"], tensors["values"], **_core_options(options)
+        tensors["query"], tensors["keys"], tensors["values"], given_options(options)
     )
-    evaluation = _evaluate(attention, profile)
-    return evaluation._replace(output=evaluation.output[..., 0, 0, :], bound=evaluation.bound[..., 0, 0, :])
+    shape = (*np.shape(tensors["query"])[:-1], attention.sizes.value_dim)
+    return _reshaped(_evaluate(attention, profile), output=shape)
 
 
 def _multi_head_attention(tensors: Tensors, options: Mapping[str, Any], profile: Profile) -> Evaluation:
+    attention, errors = prepare_multi_head_attention(tensors, options, profile)
+    evaluation = _evaluate(attention, profile, errors)
+    output, bound = projection_bound(
+        reference_projections.merge_heads(evaluation.output),
+        wide_tensor(tensors, "output_weight"),
+        wide_tensor(tensors, "output_bias"),
+        profile,
+        reference_projections.merge_heads(evaluation.bound),
+    )
+    scale = float(np.abs(wide_tensor(tensors, "output_weight")).sum(axis=0).max(initial=0.0))
+    return evaluation._replace(
+        results={"output": output},
+        bounds={"output": bound},
+        ranges={"output": evaluation.ranges["output"] * scale},
+    )
+
+
+def _rotary_embedding(tensors: Tensors, options: Mapping[str, Any], profile: Profile) -> Evaluation:
+    inputs, places = (np.asarray(tensors[name], np.float64) for name in ("inputs", "positions"))
+    exact = positions.rotary_embedding(inputs, places, **options)
+    return Evaluation(
+        {"output": exact}, {"output": rotary_bound(inputs, places, options, profile)}, {"output": _range_of(inputs)}
+    )
+
+
+def _sinusoidal_positions(tensors: Tensors, options: Mapping[str, Any], profile: Profile) -> Evaluation:
+    places = np.asarray(tensors["positions"], np.float64)
+    exact = positions.sinusoidal_positions(places, **options)
+    return Evaluation({"output": exact}, {"output": sinusoidal_bound(places, options, profile)}, {"output": 2.0})
+
+
+_PARTS = ("query", "key", "value")
+
+
+def prepare_self_attention(
+    tensors: Tensors, options: Mapping[str, Any], profile: Profile
+) -> tuple[Attention, Projected]:
+    """Return the attention inside a self-attention, and the errors that its projections carry."""
+    attention = reference_projections.prepare_self_attention(
+        tensors["inputs"],
+        tensors["query_weight"],
+        tensors["key_weight"],
+        tensors["value_weight"],
+        given_options(options),
+    )
+    inputs = wide_tensor(tensors, "inputs")[..., None, :, :]
+    weights = (wide_tensor(tensors, f"{part}_weight") for part in _PARTS)
+    return attention, Projected(*(projection_bound(inputs, weight, None, profile)[1] for weight in weights))
+
+
+def prepare_multi_head_attention(
+    tensors: Tensors, options: Mapping[str, Any], profile: Profile
+) -> tuple[Attention, Projected]:
+    """Return the attention inside a multi-head attention, and the errors that its projections carry."""
     parameters = MultiHeadParameters(*(tensors.get(name) for name in MultiHeadParameters._fields))
     attention, _ = reference_projections.prepare_multi_head_attention(
         tensors["query"],
         tensors["key"],
         tensors["value"],
         parameters,
-        num_heads=options["num_heads"],
-        num_kv_heads=options.get("num_kv_heads"),
-        **_core_options(options),
+        options["num_heads"],
+        options.get("num_kv_heads"),
+        given_options(options),
     )
     errors = []
     for part, count in zip(_PARTS, (attention.sizes.num_heads, *2 * (attention.sizes.num_kv_heads,)), strict=True):
-        _, bound = projection_bound(
-            np.asarray(tensors[part], np.float64),
-            _wide(tensors, f"{part}_weight"),
-            _wide(tensors, f"{part}_bias"),
-            profile,
-        )
+        weight, bias = wide_tensor(tensors, f"{part}_weight"), wide_tensor(tensors, f"{part}_bias")
+        _, bound = projection_bound(wide_tensor(tensors, part), weight, bias, profile)
         errors.append(reference_projections.split_heads(bound, count))
-    evaluation = _evaluate(attention, profile, Projected(*errors))
-    output, bound = projection_bound(
-        reference_projections.merge_heads(evaluation.output),
-        _wide(tensors, "output_weight"),
-        _wide(tensors, "output_bias"),
-        profile,
-        reference_projections.merge_heads(evaluation.bound),
-    )
-    scale = np.abs(_wide(tensors, "output_weight")).sum(axis=0).max(initial=0.0)
-    return evaluation._replace(output=output, bound=bound, value_range=evaluation.value_range * float(scale))
+    return attention, Projected(*errors)
 
 
-_PARTS = ("query", "key", "value")
+def given_options(options: Mapping[str, Any]) -> Given:
+    """Take what every attention takes out of a case's options."""
+    return Given(*(options.get(name) for name in Given._fields))
 
 
-def _evaluate(
-    attention: reference_attention.Attention, profile: Profile, errors: Projected | None = None
-) -> Evaluation:
-    stages = reference_attention.compute_stages(attention, slice(0, attention.sizes.query_length))
-    bounds = attention_bounds(attention, profile) if errors is None else attention_bounds(attention, profile, errors)
-    value = attention.value[np.isfinite(attention.value)]
-    value_range = float(value.max() - value.min()) if value.size else 0.0
-    return Evaluation(stages.output, bounds.output, value_range, stages, bounds)
-
-
-def _core_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: options.get(name) for name in ("mask", "bias", "scale", "softcap")}
-
-
-def _wide(tensors: Tensors, name: str) -> Any:
+def wide_tensor(tensors: Tensors, name: str) -> Any:
+    """Return a tensor in float64, None where it is not given."""
     return None if tensors.get(name) is None else np.asarray(tensors[name], np.float64)
 
+
+def _evaluate(attention: Attention, profile: Profile, errors: Projected | None = None) -> Evaluation:
+    stages = reference_attention.compute_stages(attention, slice(0, attention.sizes.query_length))
+    bounds = attention_bounds(attention, profile) if errors is None else attention_bounds(attention, profile, errors)
+    ranges = {"output": _range_of(attention.value)}
+    return Evaluation({"output": stages.output}, {"output": bounds.output}, ranges, stages, bounds)
+
+
+def _range_of(array: Array) -> float:
+    finite = array[np.isfinite(array)]
+    return float(finite.max() - finite.min()) if finite.size else 0.0
+
+
+def _reshaped(evaluation: Evaluation, **shapes: tuple[int, ...]) -> Evaluation:
+    """Give the results the shapes that the caller sees: the canonical layout always has a head axis."""
+    return evaluation._replace(
+        results={name: evaluation.results[name].reshape(shape) for name, shape in shapes.items()},
+        bounds={name: evaluation.bounds[name].reshape(shape) for name, shape in shapes.items()},
+    )
+
+
+_CORE = ("query", "key", "value")
 
 OPERATIONS: dict[str, Operation] = {
     operation.name: operation
     for operation in (
-        Operation("dot_product_attention", ("query", "key", "value"), (), (), _dot_product),
-        Operation("self_attention", ("inputs", "query_weight", "key_weight", "value_weight"), (), (), _self_attention),
-        Operation("key_value_attention", ("query", "keys", "values"), (), (), _key_value_attention),
+        Operation("dot_product_attention", _CORE, (), (), _dot_product, _call_plainly),
+        Operation("attention_with_logsumexp", _CORE, (), (), _with_logsumexp, _call_plainly),
+        Operation("merge_attention", ("outputs", "logsumexps"), (), (), _merge, _call_merge, is_attention=False),
+        Operation(
+            "self_attention",
+            ("inputs", "query_weight", "key_weight", "value_weight"),
+            (),
+            (),
+            _self_attention,
+            _call_plainly,
+        ),
+        Operation("key_value_attention", ("query", "keys", "values"), (), (), _key_value_attention, _call_plainly),
         Operation(
             "multi_head_attention",
-            ("query", "key", "value", *MultiHeadParameters._fields[:4]),
+            (*_CORE, *MultiHeadParameters._fields[:4]),
             MultiHeadParameters._fields[4:],
             ("num_heads", "num_kv_heads"),
             _multi_head_attention,
+            _call_multi_head,
+        ),
+        Operation(
+            "rotary_embedding",
+            ("inputs", "positions"),
+            (),
+            ("pairing", "base", "rotary_dim"),
+            _rotary_embedding,
+            _call_plainly,
+            is_attention=False,
+        ),
+        Operation(
+            "sinusoidal_positions",
+            ("positions",),
+            (),
+            ("size", "base", "dtype"),
+            _sinusoidal_positions,
+            _call_sinusoidal,
+            is_attention=False,
         ),
     )
 }

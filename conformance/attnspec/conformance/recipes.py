@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from attnspec.contract.operands import accumulation_dtype
+
 from .cases import DTYPES
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -84,9 +86,21 @@ def projections(rng: np.random.Generator, inputs: int, outputs: int) -> Array:
     return np.asarray(rng.standard_normal((inputs, outputs)) / np.sqrt(inputs))
 
 
-def round_to(tensors: dict[str, Array], dtype: str) -> dict[str, Array]:
-    """Round every tensor to a dtype: the rounded numbers are the inputs, of the target and of the reference alike."""
-    return {name: tensor.astype(DTYPES[dtype]) for name, tensor in tensors.items()}
+def round_to(tensors: dict[str, Array], dtype: str, *, partial: bool = False) -> dict[str, Array]:
+    """Round every tensor to a dtype: the rounded numbers are the inputs, of the target and of the reference alike.
+
+    Integers and booleans stay. The cotangents and logsumexps of partial results are at least float32, as those are.
+    """
+    wide = DTYPES[accumulation_dtype(dtype)]
+    return {
+        name: tensor
+        if tensor.dtype.kind in "biu"
+        else tensor.astype(wide if partial and name in _PARTIAL else DTYPES[dtype])
+        for name, tensor in tensors.items()
+    }
+
+
+_PARTIAL = ("output_cotangent", "logsumexp_cotangent", "logsumexps")
 
 
 def _values(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

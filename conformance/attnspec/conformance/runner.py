@@ -18,9 +18,14 @@ from .cases import Case, shipped_cases
 from .operations import Evaluation
 from .profiles import PROFILES, Profile
 from .results import Report, Result, Status
-from .targets import Target, load_target, profile_for
+from .targets import Target, UnsupportedCaseError, load_target, profile_for
 
 Array: TypeAlias = np.ndarray[Any, Any]
+Results: TypeAlias = dict[str, Array]
+"""What a target computed, by name."""
+
+Verdict: TypeAlias = tuple[Status, float | None, str]
+"""What became of a case, the largest error over its bound, and what is wrong."""
 
 WARNING_RATIO = 0.8
 
@@ -34,6 +39,9 @@ class Selection:
     dtypes: frozenset[str] = frozenset()
     levels: frozenset[str] = frozenset()
     cases: frozenset[str] = frozenset()
+    directions: frozenset[str] = frozenset()
+    quick: bool = False
+    """Only a few seconds' worth of cases: see `is_quick`."""
 
     def matches(self, case: Case) -> bool:
         """Say whether a case is selected."""
@@ -43,7 +51,18 @@ class Selection:
             and (not self.dtypes or case.dtype in self.dtypes)
             and (not self.levels or case.level in self.levels)
             and (not self.cases or case.id in self.cases)
+            and (not self.directions or case.direction in self.directions)
+            and (not self.quick or is_quick(case))
         )
+
+
+def is_quick(case: Case) -> bool:
+    """Say whether a case belongs to the first look: float32, without what only other lengths or ranks add."""
+    return case.dtype == "float32" and not any(case.id.startswith(prefix) for prefix in _SLOW)
+
+
+_SLOW = ("tile", "needle", "rank-", "head-dim", "range", "real", "heads-equal", "causal-rank", "gradient-tile")
+"""Designs whose shapes nothing else has: each costs a compilation."""
 
 
 def verify(
@@ -54,6 +73,8 @@ def verify(
     dtypes: Iterable[str] = (),
     levels: Iterable[str] = (),
     cases: Iterable[str] = (),
+    directions: Iterable[str] = (),
+    quick: bool = False,
     profile: str | None = None,
 ) -> Report:
     """Run the conformance suite on one target or several, and report every case.
@@ -61,7 +82,9 @@ def verify(
     Args:
         target: a built-in name ("torch"), "module:callable", "path.py:callable", or a Python callable
             `fn(query, key, value, *, mask, bias, …)` over NumPy arrays; or a sequence of them.
-        clauses, operations, dtypes, levels, cases: what to select; nothing given selects everything.
+        clauses, operations, dtypes, levels, cases, directions ("forward", "backward"): what to select; nothing given
+            selects everything.
+        quick: only float32 and few shapes, for a first look.
         profile: the arithmetic profile that cases of its dtype are held to, such as "bf16_eager".
 
     Returns:
@@ -72,7 +95,8 @@ def verify(
         ValueError: an unknown profile, a selection that names something that no case has, two targets of one name.
         VectorError: vectors that are damaged.
     """
-    selection = Selection(*map(_as_set, (clauses, operations, dtypes, levels, cases)))
+    chosen = map(_as_set, (clauses, operations, dtypes, levels, cases, directions))
+    selection = Selection(*chosen, quick=quick)
     specs = [target] if isinstance(target, str) or callable(target) else list(target)
     check_selection(selection)
     targets = [load_target(spec) for spec in specs]
@@ -96,6 +120,7 @@ def check_selection(selection: Selection) -> None:
         "dtypes": {case.dtype for case in cases},
         "levels": {case.level for case in cases},
         "cases": {case.id for case in cases},
+        "directions": {case.direction for case in cases},
     }
     for name, values in known.items():
         unknown = sorted(getattr(selection, name) - values)
@@ -129,14 +154,14 @@ def run_target(
     target: Target, selection: Selection, override: Profile | None, skip: frozenset[str] = frozenset()
 ) -> Iterator[str | Result]:
     """Run the selected cases on one target: yield each case's identifier before it runs, and its result after."""
-    outputs: dict[str, Array] = {}
+    outputs: dict[str, Results] = {}
     for case in shipped_cases():
         if selection.matches(case) and case.id not in skip:
             yield case.id
             yield run_case(target, case, override, outputs)
 
 
-def run_case(target: Target, case: Case, override: Profile | None, outputs: dict[str, Array]) -> Result:
+def run_case(target: Target, case: Case, override: Profile | None, outputs: dict[str, Results]) -> Result:
     """Run one case on one target and judge it; `outputs` keeps what the target has computed, for the cases' twins."""
     profile = profile_for(case, override)
     started = time.perf_counter()
@@ -163,7 +188,7 @@ def versions_of(targets: Mapping[str, str]) -> dict[str, str]:
     return own | dict(targets)
 
 
-def _judge(target: Target, case: Case, profile: Profile, outputs: dict[str, Array]) -> tuple[Status, float | None, str]:
+def _judge(target: Target, case: Case, profile: Profile, outputs: dict[str, Results]) -> Verdict:
     reason = target.unsupported(case)
     if reason is not None:
         return Status.UNSUPPORTED, None, reason
@@ -171,23 +196,27 @@ def _judge(target: Target, case: Case, profile: Profile, outputs: dict[str, Arra
     if not decides(evaluation):
         return Status.UNSUPPORTED, None, f"the bound of profile {profile.name} is too wide to decide here"
     try:
-        outputs[case.id] = output = _call(target, case)
+        outputs[case.id] = results = _call(target, case)
         repeated = _call(target, case)
+    except UnsupportedCaseError as error:
+        return Status.UNSUPPORTED, None, str(error)
     except _NoOutputError as error:
         return error.status, None, str(error)
-    status, ratio, message = _compare(case, output, target.output_dtype(case), evaluation)
+    status, ratio, message = _compare_all(case, results, target, evaluation)
     if status is Status.FAIL:
         return status, ratio, message
-    if not _same_bits(output, repeated):
+    if not _same_bits(results, repeated):
         return Status.NONDETERMINISTIC, ratio, "the same call gave different bits the second time (S17)"
     twin = case.same_bits_as
     if twin is not None:
         try:
             if twin not in outputs:
                 outputs[twin] = _call(target, _by_id()[twin])
+        except UnsupportedCaseError as error:
+            return Status.UNSUPPORTED, None, f"its twin {twin}: {error}"
         except _NoOutputError as error:
             return error.status, ratio, f"its twin {twin} gave no output: {error}"
-        if not _same_bits(output, outputs[twin]):
+        if not _same_bits(results, outputs[twin]):
             message = f"unread entries changed the result: its bits differ from those of {twin} (S11)"
             return Status.FAIL, ratio, message
     return status, ratio, message
@@ -201,48 +230,69 @@ class _NoOutputError(Exception):
         self.status = status
 
 
-def _call(target: Target, case: Case) -> Array:
+def _call(target: Target, case: Case) -> Results:
     """Run a case on fresh, read-only copies of its tensors, and see that they come back unchanged."""
     tensors = {name: tensor.copy() for name, tensor in case.tensors.items()}
     for tensor in tensors.values():
         tensor.flags.writeable = False
     try:
-        output = target.run(case, tensors).copy()
-    except KeyboardInterrupt:
+        results = {name: result.copy() for name, result in target.run(case, tensors).items()}
+    except (KeyboardInterrupt, UnsupportedCaseError):
         raise
     except BaseException as error:  # whatever a target raises is its result, not ours; so is an exit
         raise _NoOutputError(Status.ERROR, f"{type(error).__name__}: {error}".removesuffix(": ")) from error
     for name, tensor in tensors.items():
         if tensor.tobytes() != case.tensors[name].tobytes():
             raise _NoOutputError(Status.FAIL, f"the target changed its input `{name}` (S17)")
-    return output
+    return results
 
 
-def _compare(
-    case: Case, output: Array, dtype: np.dtype[Any], evaluation: Evaluation
-) -> tuple[Status, float | None, str]:
-    if output.shape != case.expected.shape:
-        return Status.FAIL, None, f"the output has shape {output.shape}; expected {case.expected.shape} (S1)"
-    if output.dtype != dtype:
-        return Status.FAIL, None, f"the output has dtype {output.dtype}; expected {dtype}, the query's (S16)"
-    ratios = error_ratios(output, case.expected, evaluation.bound)
+def _compare_all(case: Case, results: Results, target: Target, evaluation: Evaluation) -> Verdict:
+    """Compare every result, and return the worst verdict."""
+    dtypes = target.result_dtypes(case)
+    worst: Verdict = Status.PASS, 0.0, ""
+    for name, expected in case.expected.items():
+        what = f"the gradient of `{name}`" if case.direction == "backward" else f"the {name}"
+        if name not in results:
+            return Status.FAIL, None, f"{what} is missing"
+        verdict = _compare(what, results[name], expected, dtypes[name], evaluation.bounds[name])
+        if verdict[0] is Status.FAIL:
+            return (*verdict[:2], f"{verdict[2]}; {case.description}" if verdict[1] is not None else verdict[2])
+        if (verdict[1] or 0.0) > (worst[1] or 0.0):
+            worst = verdict
+    return worst
+
+
+def _compare(what: str, result: Array, expected: Array, dtypes: tuple[np.dtype[Any], ...], bound: Array) -> Verdict:
+    if result.shape != expected.shape:
+        return Status.FAIL, None, f"{what} has shape {result.shape}; expected {expected.shape} (S1)"
+    if result.dtype not in dtypes:
+        allowed = " or ".join(map(str, dtypes))
+        return Status.FAIL, None, f"{what} has dtype {result.dtype}; expected {allowed} (S16)"
+    ratios = error_ratios(result, expected, bound)
     if not ratios.size:
         return Status.PASS, 0.0, ""
     worst = np.unravel_index(int(ratios.argmax()), ratios.shape)
     ratio = float(ratios[worst])
     if ratio <= WARNING_RATIO:
         return Status.PASS, ratio, ""
-    place = ", ".join(str(int(index)) for index in worst)
-    bound = float(evaluation.bound[worst])
-    message = f"at [{place}] got {float(output[worst]):.9g}, expected {float(case.expected[worst]):.9g} ± {bound:.2g}"
+    place = f"[{', '.join(str(int(index)) for index in worst)}]"
+    place = place if what == "the output" else f"{place} of {what}"
+    limit = float(bound[worst])
+    message = f"at {place} got {float(result[worst]):.9g}, expected {float(expected[worst]):.9g} ± {limit:.2g}"
     if ratio <= 1.0:
         return Status.QUALITY_WARNING, ratio, message
     wrong = float((ratios > 1).mean())
-    return Status.FAIL, ratio, f"{message}; {wrong:.0%} of the elements are outside; {case.description}"
+    return Status.FAIL, ratio, f"{message}; {wrong:.0%} of the elements are outside"
 
 
-def _same_bits(left: Array, right: Array) -> bool:
-    return left.shape == right.shape and left.dtype == right.dtype and left.tobytes() == right.tobytes()
+def _same_bits(left: Results, right: Results) -> bool:
+    return left.keys() == right.keys() and all(
+        left[name].shape == right[name].shape
+        and left[name].dtype == right[name].dtype
+        and left[name].tobytes() == right[name].tobytes()
+        for name in left
+    )
 
 
 @functools.cache

@@ -7,29 +7,38 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from attnspec.contract.masks import as_mask
+from attnspec.contract.operands import accumulation_dtype
+from attnspec.contract.options import Given
 from attnspec.reference.attention import prepare
 
 from .backends import BACKEND_NAMES, list_backends, load_backend
 from .cases import DTYPES, Case
-from .mask_parts import STRUCTURED, take_apart, to_array
-from .operations import OPERATIONS
+from .derivatives import reference_gradients
+from .differentiation import pull_back
+from .mask_parts import STRUCTURED, bias_array, of_rank, take_apart, to_array
+from .native_arrays import to_numpy
+from .operations import OPERATIONS, results_of
 from .profiles import Profile, default_profile
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-KEYWORDS = frozenset({"mask", "bias", "scale", "softcap", *STRUCTURED})
+KEYWORDS = frozenset({"mask", "bias", "scale", "softcap", "sinks", "dropout_keep", "dropout_rate", *STRUCTURED})
 """Everything that a plain callable may be given beside query, key and value."""
 
 
 class TargetError(Exception):
     """A target that cannot be found, loaded or called as asked: wrong usage, not a verdict."""
+
+
+class UnsupportedCaseError(Exception):
+    """What a target finds out only when it is called: it does not do this. Neither pass nor fail."""
 
 
 class MissingFrameworkError(TargetError):
@@ -50,11 +59,14 @@ class Target(Protocol):
     def unsupported(self, case: Case) -> str | None:
         """Say why this target cannot take a case, or None where it can."""
 
-    def output_dtype(self, case: Case) -> np.dtype[Any]:
-        """Name the dtype that its output must have."""
+    def result_dtypes(self, case: Case) -> dict[str, tuple[np.dtype[Any], ...]]:
+        """Name the dtypes that each of its results may have."""
 
-    def run(self, case: Case, tensors: dict[str, Array]) -> Array:
-        """Compute the case from these tensors, which it may not change; whatever it raises is a result."""
+    def run(self, case: Case, tensors: dict[str, Array]) -> dict[str, Array]:
+        """Compute the case's results from these tensors, which it may not change; whatever it raises is a result.
+
+        `UnsupportedCaseError` says that it cannot.
+        """
 
 
 class BackendTarget:
@@ -79,17 +91,34 @@ class BackendTarget:
             return "JAX runs without 64-bit numbers (jax_enable_x64)"
         return None
 
-    def output_dtype(self, case: Case) -> np.dtype[Any]:
-        """Return the query's dtype (S16); the reference returns float64 by definition."""
-        dtype: np.dtype[Any] = DTYPES["float64" if self.name == "reference" else case.dtype]
-        return dtype
+    def result_dtypes(self, case: Case) -> dict[str, tuple[np.dtype[Any], ...]]:
+        """Return the query's dtype (S16), and that of its accumulation for partial results; the reference's is float64.
 
-    def run(self, case: Case, tensors: dict[str, Array]) -> Array:
-        """Call the backend with NumPy arrays and return what it computed."""
-        options = case.call_options()
-        if "bias" in options:
-            options["bias"] = tensors["bias"]
-        return to_numpy(OPERATIONS[case.operation].call(self._module, tensors, options))
+        A gradient has the dtype of what it belongs to.
+        """
+        if self.name == "reference":
+            return dict.fromkeys(case.expected, (DTYPES["float64"],))
+        if case.direction == "backward":
+            return {name: (case.tensors[name].dtype,) for name in case.expected}
+        partial = case.operation in ("attention_with_logsumexp", "merge_attention")
+        dtype = accumulation_dtype(case.dtype) if partial else case.dtype
+        return dict.fromkeys(case.expected, (DTYPES[dtype],))
+
+    def run(self, case: Case, tensors: dict[str, Array]) -> dict[str, Array]:
+        """Call the backend with NumPy arrays, or differentiate it, and return what it computed."""
+        operation = OPERATIONS[case.operation]
+        if case.direction == "forward":
+            returned = operation.call(self._module, tensors, case.call_options(tensors))
+            return {name: to_numpy(result) for name, result in results_of(returned).items()}
+        if self.name == "reference":
+            return reference_gradients(case.operation, tensors, case.call_options(tensors), case.cotangents(tensors))
+
+        def function(native: Mapping[str, Any]) -> dict[str, Any]:
+            given = {**tensors, **native}
+            return results_of(operation.call(self._module, given, case.call_options(given)))
+
+        chosen = {name: tensors[name] for name in case.expected}
+        return pull_back(self.name, function, chosen, case.cotangents(tensors))
 
 
 class CallableTarget:
@@ -103,8 +132,10 @@ class CallableTarget:
 
     def unsupported(self, case: Case) -> str | None:
         """Name the keyword that a case needs and the function lacks, or that the function demands and a case lacks."""
-        if case.operation != "dot_product_attention":
+        if case.operation not in ("dot_product_attention", "attention_with_logsumexp"):
             return f"a plain callable is a dot_product_attention, not a {case.operation}"
+        if case.direction == "backward":
+            return "a plain callable gives no gradients"
         given = self._keywords(case, case.tensors)
         missing = [name for name in given if not self._accepts(name)]
         if missing:
@@ -112,52 +143,42 @@ class CallableTarget:
         absent = sorted(self._parameters.demanded - given.keys())
         return f"the function demands `{absent[0]}`, which this case does not give" if absent else None
 
-    def output_dtype(self, case: Case) -> np.dtype[Any]:
-        """Return the query's dtype (S16)."""
-        dtype: np.dtype[Any] = DTYPES[case.dtype]
-        return dtype
+    def result_dtypes(self, case: Case) -> dict[str, tuple[np.dtype[Any], ...]]:
+        """Return the query's dtype (S16); partial results are at least float32, their output may be the query's."""
+        wide = DTYPES[accumulation_dtype(case.dtype)]
+        if case.operation == "attention_with_logsumexp":
+            return {"output": (DTYPES[case.dtype], wide), "logsumexp": (wide,)}
+        return {"output": (DTYPES[case.dtype],)}
 
-    def run(self, case: Case, tensors: dict[str, Array]) -> Array:
+    def run(self, case: Case, tensors: dict[str, Array]) -> dict[str, Array]:
         """Call the function with the keywords that the case needs and no others."""
         result = self._function(tensors["query"], tensors["key"], tensors["value"], **self._keywords(case, tensors))
-        if isinstance(result, tuple):
-            result = result[0]
-        return to_numpy(result)
+        results = result if isinstance(result, tuple) else (result,)
+        if case.operation == "attention_with_logsumexp":
+            if len(results) < 2:
+                raise UnsupportedCaseError("the function returns no logsumexp beside its output")
+            return {"output": to_numpy(results[0]), "logsumexp": to_numpy(results[1])}
+        return {"output": to_numpy(results[0])}
 
     def _accepts(self, name: str) -> bool:
         return self._parameters.takes_all or name in self._parameters.accepted
 
     def _keywords(self, case: Case, tensors: Any) -> dict[str, Any]:
-        options = case.call_options()
-        mask = options.pop("mask", None)
-        bias = options.pop("bias", None)
+        options = case.call_options(tensors)
+        mask, bias, dropout = (options.pop(name, None) for name in ("mask", "bias", "dropout"))
+        attention, _ = prepare(case.tensors["query"], case.tensors["key"], case.tensors["value"], Given(mask))
+        rank = case.tensors["query"].ndim
         if bias is not None:
-            bias = np.asarray(tensors["bias"])
-            options["bias"] = bias.reshape((1,) * (case.tensors["query"].ndim - bias.ndim) + bias.shape)
+            options["bias"] = bias_array(bias, attention.sizes, case.dtype, rank)
+        if dropout is not None:
+            options["dropout_keep"] = of_rank(dropout.keep, rank)
+            options["dropout_rate"] = dropout.rate
         if mask is not None:
-            attention, _ = prepare(
-                case.tensors["query"], case.tensors["key"], case.tensors["value"], mask, None, None, None
-            )
             parts = take_apart(as_mask(mask), attention.sizes, [name for name in STRUCTURED if self._accepts(name)])
             options |= parts.keywords
             if parts.rest is not None:
                 options["mask"] = to_array(parts.rest, attention.sizes)
         return options
-
-
-def to_numpy(output: Any) -> Array:
-    """Return an output as a NumPy array, bit for bit: a framework's own tensors included."""
-    if isinstance(output, np.ndarray | np.generic):
-        return np.asarray(output)
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(output, torch.Tensor):
-        output = output.detach().cpu()
-        if output.dtype == torch.bfloat16:
-            return np.asarray(output.contiguous().view(torch.int16).numpy().view(DTYPES["bfloat16"]))
-        return np.asarray(output.numpy())
-    if hasattr(output, "shape") and hasattr(output, "dtype"):
-        return np.asarray(output)
-    raise TypeError(f"the output must be an array; got {type(output).__name__}")
 
 
 def load_target(spec: str | Callable[..., Any]) -> Target:

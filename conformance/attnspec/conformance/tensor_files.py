@@ -28,7 +28,8 @@ _DTYPES = {
 
 def write_tensors(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
     """Return the bytes of a safetensors file; equal arrays give equal bytes."""
-    contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
+    # NumPy's contiguous arrays have at least one axis; a number has none.
+    contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in sorted(tensors.items())}
     return save(contiguous, dict(metadata) if metadata else None)
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .implementations import Steps, build, isolated, masked_logits, softmax
+from .implementations import Attended, Steps, build, drop, isolated, masked_logits, softmax
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -23,7 +23,7 @@ class Variant(NamedTuple):
     """A correct implementation and, for each dtype, the profile that it declares (None: the default)."""
 
     name: str
-    attention: Callable[..., Array]
+    attention: Callable[..., tuple[Array, Array]]
     profiles: dict[str, str | None]
 
 
@@ -33,9 +33,8 @@ DEFAULT: dict[str, str | None] = {"float64": None, "float32": None, "bfloat16": 
 def online_softmax(block: int) -> Callable[..., Array]:
     """Softmax in one pass over blocks of keys with a running maximum (Milakov & Gimelshein 2018)."""
 
-    def compute(logits: Array) -> Array:
-        peak = np.full((*logits.shape[:-1], 1), -np.inf, logits.dtype)
-        total = np.zeros_like(peak)
+    def compute(logits: Array, sink: Array | None = None) -> Array:
+        peak, total = _start(logits, sink)
         for start in range(0, logits.shape[-1], block):
             part = logits[..., start : start + block]
             new_peak = np.maximum(peak, part.max(axis=-1, keepdims=True))
@@ -47,21 +46,52 @@ def online_softmax(block: int) -> Callable[..., Array]:
     return compute
 
 
-def exp2_softmax(logits: Array) -> Array:
+def _start(logits: Array, sink: Array | None) -> tuple[Array, Array]:
+    """Return the maximum and the sum before the first block: nothing, or the sink alone."""
+    shape = (*logits.shape[:-1], 1)
+    if sink is None:
+        return np.full(shape, -np.inf, logits.dtype), np.zeros(shape, logits.dtype)
+    return np.broadcast_to(sink, shape).astype(logits.dtype), np.ones(shape, logits.dtype)
+
+
+def exp2_softmax(logits: Array, sink: Array | None = None) -> Array:
     """Softmax by powers of two, as GPUs compute it."""
-    scaled = logits * logits.dtype.type(np.log2(np.e))
-    peak = scaled.max(axis=-1, keepdims=True, initial=-np.inf)
-    weights = np.exp2(scaled - np.where(np.isneginf(peak), 0, peak))
-    total = weights.sum(axis=-1, keepdims=True)
+    to_two = logits.dtype.type(np.log2(np.e))
+    scaled, level = logits * to_two, -np.inf if sink is None else sink * to_two
+    peak = np.maximum(scaled.max(axis=-1, keepdims=True, initial=-np.inf), level)
+    shift = np.where(np.isneginf(peak), 0, peak)
+    weights = np.exp2(scaled - shift)
+    total = weights.sum(axis=-1, keepdims=True) + np.exp2(level - shift)
     return weights / np.where(total == 0, 1, total)
 
 
-def late_division(logits: Array) -> Array:
+def late_division(logits: Array, sink: Array | None = None) -> Array:
     """Normalise by a reciprocal instead of a division."""
-    peak = logits.max(axis=-1, keepdims=True, initial=-np.inf)
-    exponentials = np.exp(logits - np.where(np.isneginf(peak), 0, peak))
-    total = exponentials.sum(axis=-1, keepdims=True)
+    level = -np.inf if sink is None else sink
+    peak = np.maximum(logits.max(axis=-1, keepdims=True, initial=-np.inf), level)
+    shift = np.where(np.isneginf(peak), 0, peak)
+    exponentials = np.exp(logits - shift)
+    total = exponentials.sum(axis=-1, keepdims=True) + np.exp(level - shift)
     return exponentials * (logits.dtype.type(1) / np.where(total == 0, 1, total))
+
+
+def sink_by_sigmoid(logits: Array, sink: Array | None = None) -> Array:
+    """Normalise without the sink, and multiply by σ(logsumexp − sink), the share that is left to the keys."""
+    weights = softmax(logits)
+    if sink is None:
+        return weights
+    peak = logits.max(axis=-1, keepdims=True, initial=-np.inf)
+    shift = np.where(np.isneginf(peak), 0, peak)
+    level = shift + np.log(np.exp(logits - shift).sum(axis=-1, keepdims=True))
+    return weights / (1 + np.exp(sink - level))
+
+
+def drop_last(weights: Array, dropping: Any) -> Array:
+    """Multiply by keep and by 1 / (1 − rate), in this order."""
+    if dropping is None:
+        return weights
+    kept = np.where(dropping.keep, weights, 0)
+    return kept * weights.dtype.type(1 / (1 - dropping.rate))
 
 
 def scale_on_query(query: Array, key: Array, scale: float) -> Array:
@@ -116,10 +146,11 @@ def flash_blocks(block: int) -> Callable[..., Array]:
     What meets the values, and is rounded, is not yet normalised: it is relative to the largest logit so far.
     """
 
-    def attend(steps: Steps, logits: Array, value: Array, visible: Array, dtype: Any) -> Array:
+    def attend(steps: Steps, given: Attended) -> Array:
+        logits, dropping = given.logits, given.dropping
+
         def in_blocks(_: Array, value: Array) -> Array:
-            peak = np.full((*logits.shape[:-1], 1), -np.inf, logits.dtype)
-            total = np.zeros_like(peak)
+            peak, total = _start(logits, given.sink)
             output = np.zeros((*logits.shape[:-1], value.shape[-1]), logits.dtype)
             for start in range(0, logits.shape[-1], block):
                 part = logits[..., start : start + block]
@@ -127,11 +158,15 @@ def flash_blocks(block: int) -> Callable[..., Array]:
                 shift = np.where(np.isneginf(new_peak), 0, new_peak)
                 rescale, weights = np.exp(peak - shift), np.exp(part - shift)
                 total = total * rescale + weights.sum(axis=-1, keepdims=True)
-                output = output * rescale + steps.rounded(weights, dtype) @ value[..., start : start + block, :]
+                if dropping is not None:
+                    keep = np.broadcast_to(dropping.keep, logits.shape)[..., start : start + block]
+                    weights = steps.drop(weights, dropping._replace(keep=keep))
+                rounded = steps.rounded(weights, given.dtype)
+                output = output * rescale + rounded @ value[..., start : start + block, :]
                 peak = new_peak
             return output / np.where(total == 0, 1, total)
 
-        return isolated(in_blocks)(softmax(logits), value, visible)
+        return isolated(in_blocks)(logits, given.value, given.read)
 
     return attend
 
@@ -140,7 +175,7 @@ def _stored(array: Array, dtype: Any) -> Array:
     return array.astype(dtype).astype(array.dtype)
 
 
-def _eager(dtype: Any) -> Callable[..., Array]:
+def _eager(dtype: Any) -> Callable[..., tuple[Array, Array]]:
     """An eager half-precision implementation: scores, logits and weights are stored in the input's dtype."""
 
     def scores(query: Array, key: Array, scale: float) -> Array:
@@ -152,10 +187,13 @@ def _eager(dtype: Any) -> Callable[..., Array]:
             scores = _stored(_stored(np.tanh(ratio), dtype) * scores.dtype.type(softcap), dtype)
         return _stored(masked_logits(scores, visible, bias, None), dtype)
 
-    def normalise(logits: Array) -> Array:
-        return _stored(softmax(logits), dtype)
+    def normalise(logits: Array, sink: Array | None = None) -> Array:
+        return _stored(softmax(logits, sink if sink is None else _stored(sink, dtype)), dtype)
 
-    return build(Steps(scaled_scores=scores, masked_logits=logits, softmax=normalise))
+    def drop_stored(weights: Array, dropping: Any) -> Array:
+        return _stored(drop(weights, dropping), dtype)
+
+    return build(Steps(scaled_scores=scores, masked_logits=logits, softmax=normalise, drop=drop_stored))
 
 
 def variants() -> tuple[Variant, ...]:
@@ -169,6 +207,8 @@ def variants() -> tuple[Variant, ...]:
         "online-softmax-64": Steps(softmax=online_softmax(64)),
         "exp2": Steps(softmax=exp2_softmax),
         "reciprocal": Steps(softmax=late_division),
+        "sink-by-sigmoid": Steps(softmax=sink_by_sigmoid),
+        "drop-last": Steps(drop=drop_last),
         "scale-on-query": Steps(scaled_scores=scale_on_query),
         "scale-on-key": Steps(scaled_scores=scale_on_key),
         "scale-split": Steps(scaled_scores=scale_split),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -38,6 +39,8 @@ def show_size(size: Size) -> str:
 def show_shape(shape: Shape) -> str:
     """Write a shape for a message."""
     sizes = [show_size(size) for size in shape]
+    if not sizes:
+        return "()"
     return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
 
 
@@ -66,6 +69,44 @@ def floating_from_python(name: str, value: Any, native: str) -> np.ndarray[Any, 
     return array
 
 
+def numbers_from_python(name: str, value: Any, native: str) -> np.ndarray[Any, Any]:
+    """Do as `from_python`, and refuse what is neither floating nor integer."""
+    array = from_python(name, value, native)
+    check_numbers(name, dtype_name(array.dtype))
+    return array
+
+
+def check_numbers(name: str, dtype: str) -> None:
+    """Raise TypeError unless the dtype is one of attention's or an integer one."""
+    if dtype not in FLOATING and not dtype.startswith(("int", "uint")):
+        raise TypeError(f"`{name}` must have an integer or a floating dtype; got {dtype}")
+
+
+def is_length(value: Any) -> bool:
+    """Tell whether a value is a number of things, a Python int that is not negative; raise for a negative one."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        return False
+    if value < 0:
+        raise ValueError(f"`positions` must be at least 0 where it is a number of positions; got {value}")
+    return True
+
+
+def check_listed(positions: Shape) -> None:
+    """Refuse a lone position, which could as well be meant as a number of positions."""
+    if not positions:
+        raise ValueError(
+            "`positions` must be a number of positions, a Python int, or an array (*batch, length); got shape ()"
+        )
+
+
+def as_float(value: Any) -> float:
+    """Convert a Python number; an int beyond every float is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def is_untyped(value: Any) -> bool:
     """Tell whether a value brings no dtype of its own: Python numbers and nested lists of them."""
     return all(isinstance(leaf, int | float) and not isinstance(leaf, np.generic) for leaf in _leaves(value))
@@ -81,11 +122,16 @@ def describe(value: Any) -> str:
     """Say what a value is, in words that name its framework: `a jax array (ArrayImpl)`, `an object of type str`."""
     if value is None:
         return "None"
-    module, name = type(value).__module__.partition(".")[0], type(value).__name__
-    framework = "jax" if module == "jaxlib" else module
+    framework, name = framework_of(value), type(value).__name__
     if framework in ("jax", "torch", "tensorflow", "keras") and hasattr(value, "shape"):
         return f"a {framework} {'array' if framework == 'jax' else 'tensor'} ({name})"
-    return f"an object of type {name if module == 'builtins' else f'{module}.{name}'}"
+    return f"an object of type {name if framework == 'builtins' else f'{framework}.{name}'}"
+
+
+def framework_of(value: Any) -> str:
+    """Name the package that a value's class comes from: "torch", "numpy", "builtins"."""
+    package = type(value).__module__.partition(".")[0]
+    return "jax" if package == "jaxlib" else package
 
 
 def check_dtype(name: str, dtype: str) -> None:

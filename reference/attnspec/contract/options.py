@@ -1,4 +1,4 @@
-"""Which options an attention takes: scale, softcap, mask and bias (clauses S2–S8)."""
+"""Which options an attention takes: mask, bias, scale, softcap, sinks and dropout (clauses S2–S9, S13, S14)."""
 
 from __future__ import annotations
 
@@ -7,25 +7,50 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .biases import Bias, Convert, as_bias, check_option_dtype
 from .checks import Checks
+from .dropout import Dropout
 from .masks import Mask, as_mask
-from .operands import FLOATING, Operand, accumulation_dtype, check_dtype, describe, dtype_name, show_shape
-from .shapes import Sizes, check_pairs
+from .operands import FLOATING, as_float, describe, dtype_name, show_shape
+from .shapes import Sizes, check_per_head
+
+
+class Given(NamedTuple):
+    """The options of one call, as the caller gave them."""
+
+    mask: Any = None
+    bias: Any = None
+    scale: Any = None
+    softcap: Any = None
+    sinks: Any = None
+    dropout: Any = None
+
+    def with_tensors(self, convert: Convert) -> Given:
+        """Return the same options, the numbers of bias and sinks as tensors of one framework."""
+        bias = None if self.bias is None else as_bias(self.bias).with_tensors(convert)
+        sinks = None if self.sinks is None else convert("sinks", self.sinks)
+        return self._replace(bias=bias, sinks=sinks)
 
 
 class Options(NamedTuple):
-    """Options whose meaning is settled: a mask object or None, numbers or tensors without axes."""
+    """Options whose meaning is settled: objects or None, numbers or tensors without axes."""
 
     mask: Mask | None
+    bias: Bias | None
     scale: Any
     """None only where the head dimension is not known yet: the backend then takes 1/√Dk of the size it runs with."""
     softcap: Any
+    sinks: Any
+    """(Hq,), or without axes where there is one head."""
+    dropout: Dropout | None
 
 
-def check_options(
-    sizes: Sizes, dtype: str, *, mask: Any, bias: Operand | None, scale: Any, softcap: Any, checks: Checks
-) -> Options:
-    """Check the options of an attention whose query has this dtype, and fill in the default scale 1/√Dk (S2)."""
+def check_options(sizes: Sizes, dtype: str, given: Given, checks: Checks) -> Options:
+    """Check the options of an attention whose query has this dtype, and fill in the default scale 1/√Dk (S2).
+
+    The numbers of `given` are tensors of the caller's framework (`Given.with_tensors`).
+    """
+    mask, bias, scale, softcap, sinks, dropout = given
     if scale is None:
         scale = 1 / math.sqrt(sizes.head_dim) if isinstance(sizes.head_dim, int) else None
     else:
@@ -36,14 +61,21 @@ def check_options(
         mask = as_mask(mask)
         mask.check(sizes, checks)
     if bias is not None:
-        _check_bias(bias, sizes, dtype, checks)
-    return Options(mask, scale, softcap)
+        bias.check(sizes, dtype, checks)
+    if sinks is not None:
+        check_option_dtype("sinks", sinks, dtype)
+        check_per_head("sinks", checks.shape(sinks), sizes, checks)
+    if dropout is not None:
+        if not isinstance(dropout, Dropout):
+            raise TypeError(f"`dropout` must be Dropout(rate, keep=array); got {describe(dropout)}")
+        dropout.check(sizes, checks)
+    return Options(mask, bias, scale, softcap, sinks, dropout)
 
 
 def _check_number(name: str, value: Any, checks: Checks, *, positive: bool = False) -> Any:
     """Return a float, or the framework's own tensor without axes, checked where its value may be read."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        number = _as_float(value)
+        number = as_float(value)
     elif hasattr(value, "shape") and hasattr(value, "dtype"):
         read = checks.read(name, value)
         shape, dtype = checks.shape(value), dtype_name(value.dtype)
@@ -60,20 +92,3 @@ def _check_number(name: str, value: Any, checks: Checks, *, positive: bool = Fal
         raise ValueError(f"`{name}` must be {'positive and ' if positive else ''}finite; got {number}")
     # A native tensor stays one, so that gradients reach it; a NumPy scalar is just a number.
     return value if not isinstance(value, int | float | np.generic | np.ndarray) else number
-
-
-def _as_float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _check_bias(bias: Operand, sizes: Sizes, dtype: str, checks: Checks) -> None:
-    check_dtype("bias", bias.dtype)
-    allowed = {dtype, accumulation_dtype(dtype)}
-    if bias.dtype not in allowed:
-        raise TypeError(
-            f"`bias` must have dtype {' or '.join(sorted(allowed))} beside a {dtype} query; got {bias.dtype}"
-        )
-    check_pairs("bias", bias.shape, sizes, checks)

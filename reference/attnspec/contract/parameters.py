@@ -33,8 +33,9 @@ class AttentionStages(NamedTuple):
     Shapes:
         scores (*B, Hq, Tq, Tk): scale · query · key, before softcap, bias and mask;
         logits (*B, Hq, Tq, Tk): after softcap, bias and mask, −inf where the row may not attend;
-        weights (*B, Hq, Tq, Tk): after the softmax, 0 where the row may not attend;
-        logsumexp (*B, Hq, Tq): natural logarithm of the softmax's denominator, −inf for an empty row;
+        weights (*B, Hq, Tq, Tk): after the softmax, before dropout; 0 where the row may not attend;
+        logsumexp (*B, Hq, Tq): natural logarithm of the softmax's denominator, the sink included; −inf for an empty row
+            without a sink;
         output (*B, Hq, Tq, Dv).
         Rank-2 and rank-3 calls have no head axis in any of them.
     """
@@ -44,6 +45,32 @@ class AttentionStages(NamedTuple):
     weights: Any
     logsumexp: Any
     output: Any
+
+
+class PartialAttention(NamedTuple):
+    """Attention over a slice of the keys, at least float32: what `merge_attention` puts together.
+
+    Shapes:
+        output (*B, Hq, Tq, Dv): the average over the slice alone, 0 for an empty row;
+        logsumexp (*B, Hq, Tq): natural logarithm of the slice's softmax denominator, −inf for an empty row.
+        Rank-2 and rank-3 calls have no head axis in either.
+    """
+
+    output: Any
+    logsumexp: Any
+
+
+class AttentionGradients(NamedTuple):
+    """Gradients of scaled dot-product attention, each with the shape of what it belongs to, None where not given.
+
+    That of a bias object is an object of the same structure, with gradients in the place of its numbers.
+    """
+
+    query: Any
+    key: Any
+    value: Any
+    bias: Any
+    sinks: Any
 
 
 def check_parameters(parameters: Any) -> dict[str, Any]:

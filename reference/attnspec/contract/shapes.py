@@ -175,6 +175,30 @@ def check_pairs(name: str, shape: Shape, sizes: Sizes, checks: Checks) -> None:
         )
 
 
+def check_per_head(name: str, shape: Shape, sizes: Sizes, checks: Checks, leading: Shape = ()) -> None:
+    """Check an array with one number for each query head: (Hq,), or () where there is one head or no head axis (S1).
+
+    `leading` are the axes that stand before, for the message.
+    """
+    heads = sizes.num_heads
+    single = not sizes.has_heads or (isinstance(heads, int) and heads == 1)
+
+    def message() -> str:
+        allowed = [show_shape((*leading, heads))] if sizes.has_heads else []
+        allowed += [show_shape(leading)] if single else []
+        count = "the one head" if single else f"each of the {show_size(heads)} query heads"
+        return (
+            f"`{name}` must have one number for {count}, shape {' or '.join(allowed)}; "
+            f"got shape {show_shape((*leading, *shape))}"
+        )
+
+    if not shape and single:
+        return
+    if len(shape) != 1 or not sizes.has_heads:
+        raise ValueError(message())
+    checks.equal(shape[0], heads, message)
+
+
 def _wrong_rank(name: str, shape: Shape, full: Shape) -> str:
     axes = "2 axes" if len(full) == 2 else f"2 axes or {len(full)}"
     message = f"`{name}` must have {axes}, up to {show_shape(full)}; got shape {show_shape(shape)}"

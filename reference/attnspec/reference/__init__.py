@@ -1,17 +1,41 @@
 """The definition of attention: NumPy, float64, written to be read.
 
-`dot_product_attention` in `attention.py` is the page to start with; the names are those of every backend.
+`dot_product_attention` in `attention.py` is the page to start with; the names are those of every backend, and beside
+them the gradients in closed form.
 """
 
+from attnspec.contract import AttentionGradients as AttentionGradients
+from attnspec.contract import AttentionStages as AttentionStages
+from attnspec.contract import Dropout as Dropout
 from attnspec.contract import MultiHeadParameters as MultiHeadParameters
+from attnspec.contract import PartialAttention as PartialAttention
+from attnspec.contract import alibi as alibi
+from attnspec.contract import alibi_slopes as alibi_slopes
 from attnspec.contract import causal as causal
+from attnspec.contract import chunked as chunked
 from attnspec.contract import full as full
 from attnspec.contract import key_lengths as key_lengths
+from attnspec.contract import mask_from_json as mask_from_json
+from attnspec.contract import mask_to_json as mask_to_json
+from attnspec.contract import predicate as predicate
+from attnspec.contract import prefix as prefix
 from attnspec.contract import query_lengths as query_lengths
+from attnspec.contract import relative_position_bias as relative_position_bias
+from attnspec.contract import segments as segments
 from attnspec.contract import sliding_window as sliding_window
 
 from .attention import attention_stages as attention_stages
 from .attention import dot_product_attention as dot_product_attention
+from .gradients import dot_product_attention_vjp as dot_product_attention_vjp
+from .partial_results import attention_with_logsumexp as attention_with_logsumexp
+from .partial_results import merge_attention as merge_attention
+from .positions import rotary_embedding as rotary_embedding
+from .positions import rotary_embedding_vjp as rotary_embedding_vjp
+from .positions import rotate_pairs as rotate_pairs
+from .positions import sinusoidal_positions as sinusoidal_positions
+from .projection_gradients import key_value_attention_vjp as key_value_attention_vjp
+from .projection_gradients import multi_head_attention_vjp as multi_head_attention_vjp
+from .projection_gradients import self_attention_vjp as self_attention_vjp
 from .projections import key_value_attention as key_value_attention
 from .projections import multi_head_attention as multi_head_attention
 from .projections import self_attention as self_attention
@@ -19,13 +43,36 @@ from .projections import self_attention as self_attention
 __all__ = [
     "dot_product_attention",
     "attention_stages",
+    "attention_with_logsumexp",
+    "merge_attention",
     "self_attention",
     "key_value_attention",
     "multi_head_attention",
     "MultiHeadParameters",
+    "AttentionStages",
+    "PartialAttention",
     "causal",
     "sliding_window",
     "key_lengths",
     "query_lengths",
+    "segments",
+    "prefix",
+    "chunked",
+    "predicate",
     "full",
+    "mask_to_json",
+    "mask_from_json",
+    "alibi",
+    "alibi_slopes",
+    "relative_position_bias",
+    "Dropout",
+    "rotary_embedding",
+    "rotate_pairs",
+    "sinusoidal_positions",
+    "AttentionGradients",
+    "dot_product_attention_vjp",
+    "self_attention_vjp",
+    "key_value_attention_vjp",
+    "multi_head_attention_vjp",
+    "rotary_embedding_vjp",
 ]

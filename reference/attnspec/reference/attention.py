@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attnspec.contract.operands import check_floating
-from attnspec.contract.options import Options, check_options
+from attnspec.contract.options import Given, Options, check_options
 from attnspec.contract.parameters import AttentionStages
 from attnspec.contract.shapes import Sizes, dot_product_sizes
 
-from .masks import block_of, visible_pairs
-from .tensors import Array, as_option, as_tensors, describe, new_checks
+from .masks import bias_values, block_of, visible_pairs
+from .tensors import Array, as_tensors, describe, new_checks, with_tensors
 
 BLOCK_ELEMENTS = 2**21
 """How many (query, key) pairs, over batch and heads, are held at once: 16 MiB in float64 for each stage."""
@@ -26,13 +26,38 @@ class Attention(NamedTuple):
     query: Array
     key: Array
     value: Array
-    bias: Array | None
     sizes: Sizes
     options: Options
 
 
+class Terms(NamedTuple):
+    """The options of an attention, evaluated for a block of queries."""
+
+    visible: Array
+    """Where a query may attend, in the full shape (*B, Hq, q, Tk)."""
+    bias: Array | None
+    """Broadcasts to `visible`."""
+    scale: Any
+    softcap: Any
+    sink: Array | None
+    """(Hq, 1, 1), or without axes."""
+    kept: Array | None
+    """Where dropout keeps the weight; broadcasts to `visible`."""
+    rate: float
+    """The share that dropout drops."""
+
+
 def dot_product_attention(
-    query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Any = None,
+    softcap: Any = None,
+    sinks: Any = None,
+    dropout: Any = None,
 ) -> Array:
     """Compute softmax(cap(scale · Q Kᵀ) + bias, over the keys the mask allows) · V.
 
@@ -41,15 +66,20 @@ def dot_product_attention(
 
         output_ic = Σ_{j ∈ M_i} p_ij v_jc,   p_ij = exp(x_ij) / Σ_{l ∈ M_i} exp(x_il);   output_i = 0 where M_i = ∅.
 
+    A sink z adds exp(z) to the denominator; dropout puts p_ij · keep_ij / (1 − rate) in the place of p_ij.
+
     Args:
         query: (*B, Hq, Tq, Dk). Ranks 2 and 3 have no head axis: (Tq, Dk), (B, Tq, Dk).
         key: (*B, Hkv, Tk, Dk), Hq a multiple of Hkv: query head h uses key/value head h // (Hq/Hkv).
         value: (*B, Hkv, Tk, Dv).
         mask: a mask object (`causal()`, `key_lengths(n)`, … combined by `&`, `|`, `~`) or a boolean array, True = may
             attend, of rank 2 or of the query's rank, each axis full or 1.
-        bias: floating array, shaped like a mask array, added to the scores after the softcap; −inf masks.
+        bias: floating array, shaped like a mask array, or a bias object (`alibi`, `relative_position_bias`), or a sum
+            of them; added to the scores after the softcap; −inf masks.
         scale: any finite number; by default 1/√Dk.
         softcap: a positive number c: scores become c · tanh(score / c), so that |score| < c.
+        sinks: z, one number for each query head, (Hq,), or a number where there is one head or no head axis.
+        dropout: `Dropout(rate, keep=array)`, the array boolean and shaped like a mask array.
 
     Returns:
         (*B, Hq, Tq, Dv), float64 whatever comes in.
@@ -62,14 +92,24 @@ def dot_product_attention(
     to reaches it: in a key the whole row becomes NaN, in a value the output's component.
 
     Source: Vaswani et al. 2017, equation 1; grouped queries: Ainslie et al. 2023, §2.2; softcap: Bello et al. 2016,
-        A.1.
+        A.1; sinks: Xiao et al. 2024, §3.3, in the learned form of OpenAI 2025 (gpt-oss); dropout: Srivastava et al.
+        2014.
     """
-    attention, shape = prepare(query, key, value, mask, bias, scale, softcap)
+    attention, shape = prepare(query, key, value, Given(mask, bias, scale, softcap, sinks, dropout))
     return attend(attention).reshape(shape)
 
 
 def attention_stages(
-    query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, scale: Any = None, softcap: Any = None
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Any = None,
+    softcap: Any = None,
+    sinks: Any = None,
+    dropout: Any = None,
 ) -> AttentionStages:
     """Compute `dot_product_attention` and return every stage on the way.
 
@@ -79,7 +119,7 @@ def attention_stages(
         `AttentionStages(scores, logits, weights, logsumexp, output)`, all float64, with the shapes written there; the
         first three hold Tq · Tk numbers for each head, so memory is quadratic in length.
     """
-    attention, shape = prepare(query, key, value, mask, bias, scale, softcap)
+    attention, shape = prepare(query, key, value, Given(mask, bias, scale, softcap, sinks, dropout))
     sizes = attention.sizes
     stages = compute_stages(attention, slice(0, sizes.query_length))
     pairs = (*shape[:-1], sizes.key_length)
@@ -87,20 +127,18 @@ def attention_stages(
     return AttentionStages(*(stage.reshape(shape) for stage, shape in zip(stages, shapes, strict=True)))
 
 
-def prepare(
-    query: Any, key: Any, value: Any, mask: Any, bias: Any, scale: Any, softcap: Any
-) -> tuple[Attention, tuple[int, ...]]:
+def prepare(query: Any, key: Any, value: Any, given: Given) -> tuple[Attention, tuple[int, ...]]:
     """Check the arguments of a dot-product attention; return it in canonical layout, and its output's shape."""
     query, key, value = as_tensors(query=query, key=key, value=value)
-    bias = as_option("bias", bias, query)
+    given = with_tensors(given, query)
     dtype = check_floating(query=describe(query), key=describe(key), value=describe(value))
     checks = new_checks()
     sizes = dot_product_sizes(describe(query), describe(key), describe(value), checks)
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    options = check_options(sizes, dtype, given, checks)
     shape = (*query.shape[:-1], value.shape[-1])
     if not sizes.has_heads:
         query, key, value = query[..., None, :, :], key[..., None, :, :], value[..., None, :, :]
-    return Attention(widen(query), widen(key), widen(value), bias, sizes, options), shape
+    return Attention(widen(query), widen(key), widen(value), sizes, options), shape
 
 
 def widen(array: Array) -> Array:
@@ -109,36 +147,47 @@ def widen(array: Array) -> Array:
 
 
 def attend(attention: Attention) -> Array:
-    """Compute the output (*B, Hq, Tq, Dv) block by block: rows are independent, so memory is linear in length."""
-    *leading, _ = attention.query.shape
-    output = np.empty((*leading, attention.value.shape[-1]))
-    for rows in _query_blocks(attention.sizes):
-        output[..., rows, :] = compute_stages(attention, rows).output
-    return output
+    """Compute the output (*B, Hq, Tq, Dv)."""
+    return attend_with_logsumexp(attention)[0]
+
+
+def attend_with_logsumexp(attention: Attention) -> tuple[Array, Array]:
+    """Compute output and logsumexp block by block: rows are independent, so memory is linear in length."""
+    rows_shape = attention.query.shape[:-1]
+    output, logsumexp = np.empty((*rows_shape, attention.value.shape[-1])), np.empty(rows_shape)
+    for rows in query_blocks(attention.sizes):
+        stages = compute_stages(attention, rows)
+        output[..., rows, :], logsumexp[..., rows] = stages.output, stages.logsumexp
+    return output, logsumexp
 
 
 def compute_stages(attention: Attention, rows: slice) -> AttentionStages:
     """Compute scores, logits, weights, logsumexp and output of the queries `rows`."""
-    query, key, value, bias, sizes, (mask, scale, softcap) = attention
-    query, block = query[..., rows, :], block_of(sizes, rows)
-    bias = None if bias is None else block.per_pair(bias)
-    visible = np.broadcast_to(visible_pairs(mask, bias, block), (*query.shape[:-1], key.shape[-2]))
-    return stages_of(query, key, value, visible, bias, scale, softcap)
+    return stages_of(attention.query[..., rows, :], attention.key, attention.value, terms_of(attention, rows))
 
 
-def stages_of(
-    query: Array, key: Array, value: Array, visible: Array, bias: Array | None, scale: Any, softcap: Any
-) -> AttentionStages:
-    """Compute the formula itself: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V, stage by stage.
+def terms_of(attention: Attention, rows: slice) -> Terms:
+    """Evaluate the options for the queries `rows`."""
+    sizes, (mask, bias, scale, softcap, sinks, dropout) = attention.sizes, attention.options
+    block = block_of(sizes, rows)
+    numbers = bias_values(bias, block)
+    pairs = (*sizes.batch, sizes.num_heads, rows.stop - rows.start, sizes.key_length)
+    visible = np.broadcast_to(visible_pairs(mask, numbers, block), pairs)
+    sink = None if sinks is None else block.per_head(sinks)
+    kept = None if dropout is None else dropout.kept(block)
+    return Terms(visible, numbers, scale, softcap, sink, kept, 0.0 if dropout is None else dropout.rate)
 
-    `visible` has the full shape (*B, Hq, Tq, Tk); `bias` broadcasts to it.
-    """
+
+def stages_of(query: Array, key: Array, value: Array, terms: Terms) -> AttentionStages:
+    """Compute the formula itself, stage by stage: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V."""
+    visible, bias, scale, softcap, sink, kept, rate = terms
+
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
     clean_query, clean_key, clean_value = finite(query), finite(key), finite(value)
-    is_clean = is_finite_row(query)[..., :, None] & _by_query_head(is_finite_row(key)[..., None, :], query)
+    is_clean = is_finite_row(query)[..., :, None] & by_query_head(is_finite_row(key)[..., None, :], query)
 
     # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
-    scores = scale * _ungroup(_group(clean_query, key) @ clean_key.mT, query)
+    scores = scale * ungroup(group(clean_query, key) @ clean_key.mT, query)
     scores = np.where(is_clean, scores, np.nan)
 
     # S3: softcap, then bias, then mask.
@@ -148,18 +197,23 @@ def stages_of(
 
     # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
     peak = logits.max(axis=-1, keepdims=True, initial=-np.inf)
+    peak = peak if sink is None else np.maximum(peak, sink)
     peak = np.where(peak != -np.inf, peak, 0.0)
     with np.errstate(invalid="ignore"):  # a logit of +∞ makes its row NaN: ∞ − ∞, and meant
         exponentials = np.exp(logits - peak)
-    total = exponentials.sum(axis=-1, keepdims=True)
+        total = exponentials.sum(axis=-1, keepdims=True)
+        total = total if sink is None else total + np.exp(sink - peak)  # S13: it takes part, and is dropped
     has_weight = total != 0.0
     total = np.where(has_weight, total, 1.0)
     weights = np.where(visible, exponentials / total, 0.0)
     logsumexp = np.where(has_weight, peak + np.log(total), -np.inf)[..., 0]
 
-    output = _ungroup(_group(weights, key) @ clean_value, query)
+    # S14: what is dropped is not read.
+    used = weights if kept is None else np.where(kept, weights / (1.0 - rate), 0.0)
+    read = visible if kept is None else visible & kept
+    output = ungroup(group(used, key) @ clean_value, query)
     if not np.isfinite(value).all():
-        poison = _seen_poison(visible, _by_query_head(value - clean_value, query))
+        poison = _seen_poison(read, by_query_head(value - clean_value, query))
         output = np.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
     return AttentionStages(scores, logits, weights, logsumexp, output)
 
@@ -183,24 +237,25 @@ def _seen_poison(visible: Array, poison: Array) -> Array:
     return seen
 
 
-def _group(array: Array, key: Array) -> Array:
+def group(array: Array, key: Array) -> Array:
     """(*B, Hq, q, a) → (*B, Hkv, Hq/Hkv · q, a)."""
     *batch, heads, rows, columns = array.shape
     kv_heads = key.shape[-3]
     return array.reshape(*batch, kv_heads, heads // max(kv_heads, 1) * rows, columns)
 
 
-def _ungroup(array: Array, query: Array) -> Array:
+def ungroup(array: Array, query: Array) -> Array:
     """(*B, Hkv, Hq/Hkv · q, a) → (*B, Hq, q, a)."""
     return array.reshape(*query.shape[:-1], array.shape[-1])
 
 
-def _by_query_head(array: Array, query: Array) -> Array:
+def by_query_head(array: Array, query: Array) -> Array:
     """(*B, Hkv, a, b) → (*B, Hq, a, b): each query head gets its key/value head (S12)."""
     return np.repeat(array, query.shape[-3] // max(array.shape[-3], 1), axis=-3)
 
 
-def _query_blocks(sizes: Sizes) -> Iterator[slice]:
+def query_blocks(sizes: Sizes) -> Iterator[slice]:
+    """Yield slices of queries, each with about BLOCK_ELEMENTS pairs."""
     pairs_per_query = math.prod(sizes.batch) * sizes.num_heads * sizes.key_length
     step = max(1, BLOCK_ELEMENTS // max(1, pairs_per_query))
     for start in range(0, sizes.query_length, step):

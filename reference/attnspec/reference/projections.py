@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from attnspec.contract.operands import check_floating
-from attnspec.contract.options import check_options
+from attnspec.contract.options import Given, check_options
 from attnspec.contract.parameters import MultiHeadParameters, check_parameters
 from attnspec.contract.shapes import key_value_sizes, multi_head_sizes, self_attention_sizes
 
 from .attention import Attention, attend, finite, is_finite_row, widen
-from .tensors import Array, as_option, as_tensors, describe, new_checks
+from .tensors import Array, as_tensors, describe, new_checks, with_tensors
 
 
 def self_attention(
@@ -25,6 +25,8 @@ def self_attention(
     bias: Any = None,
     scale: Any = None,
     softcap: Any = None,
+    sinks: Any = None,
+    dropout: Any = None,
 ) -> Array:
     """Let every position of a sequence attend to the sequence: Q = X W_q, K = X W_k, V = X W_v, then attention.
 
@@ -33,8 +35,8 @@ def self_attention(
         query_weight: W_q, (D, Dk).
         key_weight: W_k, (D, Dk).
         value_weight: W_v, (D, Dv).
-        mask, bias, scale, softcap: as for `dot_product_attention` of a query (*B, 1, T, Dk): a mask or bias array has
-            rank 2, or the rank of X and one more, with a head axis of 1.
+        mask, bias, scale, softcap, sinks, dropout: as for `dot_product_attention` of a query (*B, 1, T, Dk): a mask,
+            bias or keep array has rank 2, or the rank of X and one more, with a head axis of 1; a sink is a number.
 
     Returns:
         (*B, T, Dv), float64.
@@ -44,9 +46,8 @@ def self_attention(
 
     Source: Vaswani et al. 2017, §3.2; Lin et al. 2017 for the name.
     """
-    attention = prepare_self_attention(
-        inputs, query_weight, key_weight, value_weight, mask=mask, bias=bias, scale=scale, softcap=softcap
-    )
+    given = Given(mask, bias, scale, softcap, sinks, dropout)
+    attention = prepare_self_attention(inputs, query_weight, key_weight, value_weight, given)
     return attend(attention)[..., 0, :, :]
 
 
@@ -59,6 +60,8 @@ def key_value_attention(
     bias: Any = None,
     scale: Any = None,
     softcap: Any = None,
+    sinks: Any = None,
+    dropout: Any = None,
 ) -> Array:
     """Let one query read a memory of key-value pairs: Σ_j softmax_j(scale · q·k_j) v_j, one query per batch element.
 
@@ -66,8 +69,9 @@ def key_value_attention(
         query: (*B, Dk).
         keys: (*B, S, Dk).
         values: (*B, S, Dv).
-        mask, bias, scale, softcap: as for `dot_product_attention` of a query (*B, 1, 1, Dk): a mask or bias array has
-            rank 2, (1, S), or rank of `query` and two more, (*B, 1, 1, S).
+        mask, bias, scale, softcap, sinks, dropout: as for `dot_product_attention` of a query (*B, 1, 1, Dk): a mask,
+            bias or keep array has rank 2, (1, S), or the rank of `query` and two more, (*B, 1, 1, S); a sink is a
+            number.
 
     Returns:
         (*B, Dv), float64.
@@ -77,7 +81,7 @@ def key_value_attention(
 
     Source: Miller et al. 2016, §3.1 (key-value memories), with the scale of Vaswani et al. 2017.
     """
-    attention = prepare_key_value_attention(query, keys, values, mask=mask, bias=bias, scale=scale, softcap=softcap)
+    attention = prepare_key_value_attention(query, keys, values, Given(mask, bias, scale, softcap, sinks, dropout))
     return attend(attention)[..., 0, 0, :]
 
 
@@ -93,6 +97,8 @@ def multi_head_attention(
     bias: Any = None,
     scale: Any = None,
     softcap: Any = None,
+    sinks: Any = None,
+    dropout: Any = None,
 ) -> Array:
     """Attend with heads h: concat_h(attention(x_q W_q^h + b_q^h, x_k W_k^h + b_k^h, x_v W_v^h + b_v^h)) W_o + b_o.
 
@@ -103,8 +109,8 @@ def multi_head_attention(
         parameters: `MultiHeadParameters`, with the shapes written there.
         num_heads: Hq; it divides the columns of `query_weight`.
         num_kv_heads: Hkv, by default Hq; it divides Hq and the columns of `key_weight` and `value_weight`.
-        mask, bias, scale, softcap: as for `dot_product_attention` of the projected query (*B, Hq, Tq, Dk); the default
-            scale is that of one head, 1/√Dk.
+        mask, bias, scale, softcap, sinks, dropout: as for `dot_product_attention` of the projected query
+            (*B, Hq, Tq, Dk); the default scale is that of one head, 1/√Dk.
 
     Returns:
         (*B, Tq, E_out), float64.
@@ -114,37 +120,19 @@ def multi_head_attention(
 
     Source: Vaswani et al. 2017, §3.2.2; grouped heads: Ainslie et al. 2023.
     """
-    attention, parameters = prepare_multi_head_attention(
-        query,
-        key,
-        value,
-        parameters,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        mask=mask,
-        bias=bias,
-        scale=scale,
-        softcap=softcap,
-    )
+    given = Given(mask, bias, scale, softcap, sinks, dropout)
+    attention, parameters = prepare_multi_head_attention(query, key, value, parameters, num_heads, num_kv_heads, given)
     return project(merge_heads(attend(attention)), parameters.output_weight, parameters.output_bias)
 
 
 def prepare_self_attention(
-    inputs: Any,
-    query_weight: Any,
-    key_weight: Any,
-    value_weight: Any,
-    *,
-    mask: Any,
-    bias: Any,
-    scale: Any,
-    softcap: Any,
+    inputs: Any, query_weight: Any, key_weight: Any, value_weight: Any, given: Given
 ) -> Attention:
     """Check the arguments of a self-attention and project them: an attention with one head."""
     inputs, query_weight, key_weight, value_weight = as_tensors(
         inputs=inputs, query_weight=query_weight, key_weight=key_weight, value_weight=value_weight
     )
-    bias = as_option("bias", bias, inputs)
+    given = with_tensors(given, inputs)
     operands = {
         "inputs": describe(inputs),
         "query_weight": describe(query_weight),
@@ -154,25 +142,23 @@ def prepare_self_attention(
     dtype = check_floating(**operands)
     checks = new_checks()
     sizes = self_attention_sizes(**operands, checks=checks)
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    options = check_options(sizes, dtype, given, checks)
     inputs = widen(inputs)[..., None, :, :]
     query, key, value = (project(inputs, weight, None) for weight in (query_weight, key_weight, value_weight))
-    return Attention(query, key, value, bias, sizes, options)
+    return Attention(query, key, value, sizes, options)
 
 
-def prepare_key_value_attention(
-    query: Any, keys: Any, values: Any, *, mask: Any, bias: Any, scale: Any, softcap: Any
-) -> Attention:
+def prepare_key_value_attention(query: Any, keys: Any, values: Any, given: Given) -> Attention:
     """Check the arguments of a key-value attention: an attention with one head and one query."""
     query, keys, values = as_tensors(query=query, keys=keys, values=values)
-    bias = as_option("bias", bias, query)
+    given = with_tensors(given, query)
     operands = {"query": describe(query), "keys": describe(keys), "values": describe(values)}
     dtype = check_floating(**operands)
     checks = new_checks()
     sizes = key_value_sizes(**operands, checks=checks)
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    options = check_options(sizes, dtype, given, checks)
     query, keys, values = widen(query)[..., None, None, :], widen(keys)[..., None, :, :], widen(values)[..., None, :, :]
-    return Attention(query, keys, values, bias, sizes, options)
+    return Attention(query, keys, values, sizes, options)
 
 
 def prepare_multi_head_attention(
@@ -180,31 +166,27 @@ def prepare_multi_head_attention(
     key: Any,
     value: Any,
     parameters: MultiHeadParameters,
-    *,
     num_heads: int,
     num_kv_heads: int | None,
-    mask: Any,
-    bias: Any,
-    scale: Any,
-    softcap: Any,
+    given: Given,
 ) -> tuple[Attention, MultiHeadParameters]:
     """Check the arguments of a multi-head attention, project them and split the heads; return the parameters too."""
-    given = check_parameters(parameters)
-    query, key, value, *weights = as_tensors(query=query, key=key, value=value, **given)
-    bias = as_option("bias", bias, query)
-    parameters = MultiHeadParameters(**dict(zip(given, weights, strict=True)))
+    arrays = check_parameters(parameters)
+    query, key, value, *weights = as_tensors(query=query, key=key, value=value, **arrays)
+    given = with_tensors(given, query)
+    parameters = MultiHeadParameters(**dict(zip(arrays, weights, strict=True)))
     described = MultiHeadParameters(*map(describe, parameters))
     operands = {"query": describe(query), "key": describe(key), "value": describe(value)}
-    dtype = check_floating(**operands, **{name: getattr(described, name) for name in given})
+    dtype = check_floating(**operands, **{name: getattr(described, name) for name in arrays})
     checks = new_checks()
     sizes = multi_head_sizes(
         **operands, parameters=described, num_heads=num_heads, num_kv_heads=num_kv_heads, checks=checks
     )
-    options = check_options(sizes, dtype, mask=mask, bias=describe(bias), scale=scale, softcap=softcap, checks=checks)
+    options = check_options(sizes, dtype, given, checks)
     query = split_heads(project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
     key = split_heads(project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
     value = split_heads(project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
-    return Attention(query, key, value, bias, sizes, options), parameters
+    return Attention(query, key, value, sizes, options), parameters
 
 
 def project(inputs: Array, weight: Array, bias: Array | None) -> Array:

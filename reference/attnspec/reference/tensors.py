@@ -7,7 +7,17 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from attnspec.contract.checks import Checks
-from attnspec.contract.operands import Operand, dtype_name, floating_from_python, from_python, is_untyped
+from attnspec.contract.operands import (
+    Operand,
+    check_listed,
+    dtype_name,
+    floating_from_python,
+    from_python,
+    is_length,
+    is_untyped,
+    numbers_from_python,
+)
+from attnspec.contract.options import Given
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -28,6 +38,21 @@ def as_option(name: str, value: Any, query: Array) -> Any:
         return None
     array = _as_tensor(name, value)
     return array.astype(query.dtype) if is_untyped(value) else array
+
+
+def as_positions(value: Any, like: Array | None) -> Array:
+    """Turn positions, integers or floating numbers, into float64; without tensors beside them, n means 0 … n − 1."""
+    if like is None and is_length(value):
+        return np.arange(value, dtype=np.float64)
+    positions = numbers_from_python("positions", value, NATIVE)
+    if like is None:
+        check_listed(positions.shape)
+    return positions.astype(np.float64)
+
+
+def with_tensors(given: Given, query: Array) -> Given:
+    """Turn the numbers of bias and sinks into arrays."""
+    return given.with_tensors(lambda name, value: as_option(name, value, query))
 
 
 def describe(array: Array | None) -> Any:

@@ -1,0 +1,193 @@
+"""Every operation with its options, as a function of floating tensors: what `test_one_answer.py` asks in many ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from attnspec.contract import (
+    Dropout,
+    causal,
+    chunked,
+    full,
+    key_lengths,
+    predicate,
+    prefix,
+    query_lengths,
+    segments,
+    sliding_window,
+)
+
+Array = np.ndarray[Any, Any]
+
+BATCH, HEADS, KV_HEADS, QUERIES, KEYS, HEAD_DIM, VALUE_DIM = 2, 4, 2, 3, 5, 6, 3
+PAIRS = (BATCH, HEADS, QUERIES, KEYS)
+
+_RNG = np.random.default_rng(67)
+KEEP = _RNG.random(PAIRS) < 0.7
+KEEP_SELF = _RNG.random((KEYS, KEYS)) < 0.7
+VISIBLE = _RNG.random(PAIRS) < 0.7
+QUERY_IDS = np.array([[0, 0, 1], [2, -2, -2]])
+KEY_IDS = np.array([[0, 1, 0, 1, 1], [2, 2, -2, 3, -2]])
+IDS = np.array([0, 0, 1, 1, 1])
+POSITIONS = np.array([[0, 1, 2, 7, 8], [3, 1, 0, 2, 100]])
+
+
+class Call(NamedTuple):
+    """A call, and the floating arrays that it takes."""
+
+    function: Callable[..., Any]
+    """(module, **tensors) → a tensor or a tuple of them."""
+    arrays: dict[str, Array]
+
+
+def drawn(**shapes: tuple[int, ...]) -> dict[str, Array]:
+    """Draw arrays of these shapes."""
+    rng = np.random.default_rng([71, *map(len, shapes)])
+    return {name: np.array(1.3 * rng.standard_normal(shape)) for name, shape in shapes.items()}
+
+
+def _core(**more: tuple[int, ...]) -> dict[str, Array]:
+    return drawn(
+        query=(BATCH, HEADS, QUERIES, HEAD_DIM),
+        key=(BATCH, KV_HEADS, KEYS, HEAD_DIM),
+        value=(BATCH, KV_HEADS, KEYS, VALUE_DIM),
+        **more,
+    )
+
+
+# Masks are the same objects for every framework; they are made here because `torch.compile` traces no constructor that
+# is given NumPy arrays.
+MASK = (segments(QUERY_IDS, KEY_IDS) & prefix([1, 4], offset=[2, 0]) | VISIBLE) & (
+    chunked(2, offset="end")
+    | predicate("third", lambda query, key: (query + key) % 3 == 0)
+    | ~sliding_window(1, 1, offset=0) & query_lengths([3, 2])
+)
+MASK &= key_lengths([5, 4]) | full()
+SEGMENTS, SELF_SEGMENTS = segments(QUERY_IDS, KEY_IDS), causal() & segments(IDS, IDS)
+PADDING, MEMORY = key_lengths([0, 4]), key_lengths([5, 0]) | causal(1)
+DROPOUT, SELF_DROPOUT, MEMORY_DROPOUT = (Dropout(0.25, keep) for keep in (KEEP, KEEP_SELF, KEEP_SELF[:1]))
+SLICES = [(start, stop, Dropout(0.25, KEEP[..., start:stop])) for start, stop in ((0, 2), (2, 5), (5, 5))]
+
+
+def _plain(attn: ModuleType, query: Any, key: Any, value: Any) -> Any:
+    return attn.dot_product_attention(query, key, value)
+
+
+def _masks(attn: ModuleType, query: Any, key: Any, value: Any) -> Any:
+    return attn.dot_product_attention(query, key, value, mask=MASK)
+
+
+def _alibi(attn: ModuleType, query: Any, key: Any, value: Any, slopes: Any) -> Any:
+    bias = attn.alibi(slopes, symmetric=False, offset=2) + attn.alibi(symmetric=True, offset="end")
+    return attn.dot_product_attention(query, key, value, mask=attn.causal("end"), bias=bias)
+
+
+def _t5(attn: ModuleType, query: Any, key: Any, value: Any, table: Any) -> Any:
+    bias = attn.relative_position_bias(table, bidirectional=True, max_distance=3, offset="end")
+    return attn.dot_product_attention(query, key, value, bias=bias)
+
+
+def _sinks(attn: ModuleType, query: Any, key: Any, value: Any, sinks: Any) -> Any:
+    return attn.dot_product_attention(query, key, value, mask=PADDING, sinks=sinks)
+
+
+def _dropout(attn: ModuleType, query: Any, key: Any, value: Any) -> Any:
+    return attn.dot_product_attention(query, key, value, dropout=DROPOUT)
+
+
+def every_option(attn: ModuleType, bias: Any, slopes: Any, sinks: Any) -> dict[str, Any]:
+    return {
+        "mask": MASK,
+        "bias": attn.alibi(slopes, symmetric=True, offset="end") + bias,
+        "scale": -0.7,
+        "softcap": 4.0,
+        "sinks": sinks,
+        "dropout": DROPOUT,
+    }
+
+
+def _everything(attn: ModuleType, query: Any, key: Any, value: Any, **options: Any) -> Any:
+    return attn.dot_product_attention(query, key, value, **every_option(attn, **options))
+
+
+def _stages(attn: ModuleType, query: Any, key: Any, value: Any, **options: Any) -> Any:
+    return attn.attention_stages(query, key, value, **every_option(attn, **options))
+
+
+def _partials(attn: ModuleType, query: Any, key: Any, value: Any, sinks: Any) -> Any:
+    parts = []
+    for start, stop, kept in SLICES:
+        given = {"mask": attn.causal(2 - start), "bias": attn.alibi(symmetric=False, offset=-start), "dropout": kept}
+        slices = key[..., start:stop, :], value[..., start:stop, :]
+        parts.append(attn.attention_with_logsumexp(query, *slices, **given, softcap=4.0))
+    first = attn.merge_attention([part.output for part in parts[:2]], [part.logsumexp for part in parts[:2]])
+    outputs, logsumexps = (first.output, parts[2].output), (first.logsumexp, parts[2].logsumexp)
+    return attn.merge_attention(outputs, logsumexps, sinks=sinks)
+
+
+def _self_attention(attn: ModuleType, sinks: Any, slopes: Any, **tensors: Any) -> Any:
+    options = {"mask": SELF_SEGMENTS, "bias": attn.alibi(slopes, symmetric=True), "softcap": 4.0}
+    return attn.self_attention(**tensors, **options, sinks=sinks, dropout=SELF_DROPOUT)
+
+
+def _key_value_attention(attn: ModuleType, bias: Any, sinks: Any, **tensors: Any) -> Any:
+    options = {"mask": MEMORY, "bias": bias, "scale": 0.3, "sinks": sinks, "dropout": MEMORY_DROPOUT}
+    return attn.key_value_attention(**tensors, **options)
+
+
+def _multi_head_attention(attn: ModuleType, query: Any, memory: Any, sinks: Any, slopes: Any, **weights: Any) -> Any:
+    options = {"bias": attn.alibi(slopes, symmetric=True, offset=1), "sinks": sinks}
+    options |= {"mask": SEGMENTS, "dropout": DROPOUT}
+    parameters = attn.MultiHeadParameters(**weights)
+    return attn.multi_head_attention(query, memory, memory, parameters, num_heads=4, num_kv_heads=2, **options)
+
+
+def _rotary_half_split(attn: ModuleType, inputs: Any, positions: Any) -> Any:
+    return attn.rotary_embedding(inputs, positions, pairing="half_split", rotary_dim=6, base=100.0)
+
+
+def _rotary_interleaved(attn: ModuleType, inputs: Any, positions: Any, frequencies: Any) -> Any:
+    turned = {"rotary_dim": 4, "frequencies": frequencies}
+    return attn.rotary_embedding(inputs, positions, pairing="interleaved", **turned)
+
+
+def _rotate_pairs(attn: ModuleType, inputs: Any, cosines: Any, sines: Any) -> Any:
+    return attn.rotate_pairs(inputs, cosines, sines, pairing="half_split")
+
+
+def _sinusoidal(attn: ModuleType, positions: Any) -> Any:
+    return attn.sinusoidal_positions(positions, 6, base=50.0, dtype="float64")
+
+
+_OPTIONS = {"bias": PAIRS, "slopes": (HEADS,), "sinks": (HEADS,)}
+_INPUTS = {"inputs": (BATCH, HEADS, KEYS, HEAD_DIM)}
+_PLACES = {"positions": POSITIONS.astype(np.float64)}
+_SELF = {"inputs": (BATCH, KEYS, 7), "query_weight": (7, 3), "key_weight": (7, 3), "value_weight": (7, 2)}
+_MEMORY = {"query": (BATCH, 3), "keys": (BATCH, KEYS, 3), "values": (BATCH, KEYS, 2), "bias": (1, KEYS)}
+_WEIGHTS = {"query_weight": (7, 8), "key_weight": (7, 4), "value_weight": (7, 6), "output_weight": (12, 5)}
+_WEIGHTS |= {"query": (BATCH, QUERIES, 7), "memory": (BATCH, KEYS, 7), "query_bias": (8,), "output_bias": (5,)}
+
+CALLS: dict[str, Call] = {
+    "plain": Call(_plain, _core()),
+    "masks": Call(_masks, _core()),
+    "alibi": Call(_alibi, _core(slopes=(HEADS,))),
+    "t5": Call(_t5, _core(table=(6, HEADS))),
+    "sinks": Call(_sinks, _core(sinks=(HEADS,))),
+    "dropout": Call(_dropout, _core()),
+    "everything": Call(_everything, _core(**_OPTIONS)),
+    "stages": Call(_stages, _core(**_OPTIONS)),
+    "partials": Call(_partials, _core(sinks=(HEADS,))),
+    "self_attention": Call(_self_attention, drawn(**_SELF, sinks=(), slopes=())),
+    "key_value_attention": Call(_key_value_attention, drawn(**_MEMORY, sinks=())),
+    "multi_head_attention": Call(_multi_head_attention, drawn(**_WEIGHTS, sinks=(HEADS,), slopes=(HEADS,))),
+    "rotary_half_split": Call(_rotary_half_split, drawn(**_INPUTS) | _PLACES),
+    "rotary_interleaved": Call(
+        _rotary_interleaved, drawn(**_INPUTS, frequencies=(2,)) | {"positions": _PLACES["positions"][0]}
+    ),
+    "rotate_pairs": Call(_rotate_pairs, drawn(**_INPUTS, cosines=(KEYS, 2), sines=(KEYS, 2))),
+    "sinusoidal": Call(_sinusoidal, _PLACES),
+}
