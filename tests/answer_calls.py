@@ -20,6 +20,7 @@ from attnspec.contract import (
     segments,
     sliding_window,
 )
+from attnspec.contract.biases import as_bias
 
 Array = np.ndarray[Any, Any]
 
@@ -102,7 +103,7 @@ def _dropout(attn: ModuleType, query: Any, key: Any, value: Any) -> Any:
 def every_option(attn: ModuleType, bias: Any, slopes: Any, sinks: Any) -> dict[str, Any]:
     return {
         "mask": MASK,
-        "bias": attn.alibi(slopes, symmetric=True, offset="end") + bias,
+        "bias": attn.alibi(slopes, symmetric=True, offset="end") + as_bias(bias),  # torch.compile adds no tensor
         "scale": -0.7,
         "softcap": 4.0,
         "sinks": sinks,

@@ -34,6 +34,8 @@ class Given(NamedTuple):
     softcap: float | None
     sink: Array
     factor: Array
+    has_dropout: bool
+    has_bias: bool
     group: int
 
 
@@ -51,6 +53,8 @@ def given(attention: Attention) -> Given:
         softcap,
         np.asarray(-np.inf) if sink is None else sink,
         np.where(visible if kept is None else kept & visible, 1.0 / (1.0 - rate), 0.0),
+        kept is not None,
+        bias is not None,
         group,
     )
 
@@ -169,7 +173,7 @@ def eager(
     if a.softcap is not None:
         tanh = stored(np.tanh(stored(scores / a.softcap)))
         logits = stored(tanh * a.softcap)
-    logits = np.where(a.visible, stored(logits + stored(a.bias)), -np.inf)
+    logits = np.where(a.visible, stored(logits + stored(a.bias)) if a.has_bias else logits, -np.inf)
     peak = np.maximum(logits.max(axis=-1, keepdims=True), a.sink)
     peak = np.where(np.isneginf(peak), 0.0, peak)
     powers = np.where(a.visible, stored(np.exp(stored(np.where(a.visible, logits, 0.0) - peak))), 0.0)
@@ -178,10 +182,11 @@ def eager(
     is_empty = denominator == 0.0
     safe = np.where(is_empty, 1.0, denominator)
     weights = rounded(stored(powers / safe), u_p)
-    used = rounded(weights * stored(a.factor), u_p)
+    factor = stored(a.factor)
+    used = rounded(weights * factor, u_p) if a.has_dropout else weights
 
     d_used = stored(product(cotangent, a.value.mT, profile, rounded))
-    d_weights = stored(d_used * stored(a.factor))
+    d_weights = stored(d_used * factor) if a.has_dropout else d_used
     d_denominator = -total(stored(d_weights * stored(weights / safe)), profile.accumulation, rounded)[..., None]
     d_denominator = stored(d_denominator + stored(logsumexp_cotangent[..., None] / safe))
     d_powers = stored(stored(d_weights / safe) + d_denominator)

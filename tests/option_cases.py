@@ -101,4 +101,4 @@ def visible_array(dims: Dims, mask: str) -> Any:
     """Evaluate a mask's meaning at every pair, in the caller's shape."""
     shape = (math.prod(dims.batch), dims.heads, dims.queries, dims.keys)
     sees = [MASKS[mask].sees(dims, *at) for at in np.ndindex(shape)]
-    return np.array(sees).reshape(dims.pairs)
+    return np.array(sees, dtype=bool).reshape(dims.pairs)

@@ -4,11 +4,11 @@ A complex step cancels nothing, so both sides are known to the rounding of a for
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import oracle_gradients
+import oracle_positions
 import pytest
 from attention_cases import MASKS, Array, Dims, draw, draw_bias, draw_booleans, draw_values, offsets, pair_shapes
 from comparisons import assert_close, assert_same_bits
@@ -88,14 +88,14 @@ def by_complex_step(case: Case, leaves: dict[str, Array] | None = None, bias_of:
         if bias_of is not None:
             added = bias_of(**given) if added is None else added + bias_of(**given)
         output, logsumexp = oracle_gradients.attention(
-            query.reshape(n, heads, queries, -1),
-            key.reshape(n, kv_heads, keys, -1),
+            query.reshape(n, heads, queries, dims.head_dim),
+            key.reshape(n, kv_heads, keys, dims.head_dim),
             value.reshape(n, kv_heads, keys, dims.value_dim),
             bias=added,
             sinks=None if sinks is None else sinks.reshape(heads),
             **options,
         )
-        return output.reshape(*dims.pairs[:-1], -1), logsumexp.reshape(dims.pairs[:-1])
+        return output.reshape(*dims.pairs[:-1], dims.value_dim), logsumexp.reshape(dims.pairs[:-1])
 
     arrays = {**case.arrays, **(leaves or {})}
     cotangent, pull = case.cotangents
@@ -166,7 +166,9 @@ def test_dot_product_attention(case: Case) -> None:
 
 
 @pytest.mark.parametrize("elements", [1, 100], ids=["row_by_row", "two_rows"])
-@pytest.mark.parametrize("case", ["rank4-everything", "rank5-everything", "rank4-bias-1x4x1x4", "everything-and_queries"])
+@pytest.mark.parametrize(
+    "case", ["rank4-everything", "rank5-everything", "rank4-bias-1x4x1x4", "everything-and_queries"]
+)
 def test_blocks_do_not_change_the_gradients(monkeypatch: pytest.MonkeyPatch, case: str, elements: int) -> None:
     chosen = CASES[case]
     cotangent, pull = chosen.cotangents
@@ -192,7 +194,9 @@ def test_alibi_slopes(monkeypatch: pytest.MonkeyPatch, symmetric: bool, elements
     distance = np.abs(distance) if symmetric else distance
     expected = by_complex_step(case, {"slopes": SLOPES}, lambda slopes: -slopes[:, None, None] * distance)
     bias = alibi(SLOPES, symmetric=symmetric, offset=place)
-    actual = reference.dot_product_attention_vjp(**case.arrays, output_cotangent=case.cotangents[0], bias=bias, **case.given)
+    actual = reference.dot_product_attention_vjp(
+        **case.arrays, output_cotangent=case.cotangents[0], bias=bias, **case.given
+    )
     slopes = expected.pop("slopes")
     _same(actual, expected)
     assert type(actual.bias) is type(bias)
@@ -204,8 +208,6 @@ def test_alibi_slopes(monkeypatch: pytest.MonkeyPatch, symmetric: bool, elements
 def test_a_table_of_relative_positions(monkeypatch: pytest.MonkeyPatch, bidirectional: bool, elements: int) -> None:
     monkeypatch.setattr(reference_attention, "BLOCK_ELEMENTS", elements)
     case = Case()
-    import oracle_positions
-
     rows = np.array(
         [
             [
@@ -240,7 +242,11 @@ def test_a_sum_of_everything() -> None:
     actual = reference.dot_product_attention_vjp(
         **arrays, output_cotangent=cotangent, logsumexp_cotangent=pull, bias=bias, **case.given
     )
-    found = {"bias": actual.bias.left.left.array, "slopes": actual.bias.left.right.slopes, "whole": actual.bias.right.array}
+    found = {
+        "bias": actual.bias.left.left.array,
+        "slopes": actual.bias.left.right.slopes,
+        "whole": actual.bias.right.array,
+    }
     for name, gradient in found.items():
         assert_close(gradient, expected.pop(name), TOLERANCE)
     _same(actual, expected)
@@ -256,16 +262,134 @@ def test_standard_slopes_have_no_gradient() -> None:
 
 # --- operations with projections
 
-PROJECTED: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "masked": {"mask": "and_queries"},
-    "everything": {"mask": "array", "bias": True, "sinks": True, "rate": 0.3, "scale": -0.7, "softcap": 2.5},
-}
+
+def _core(dims: Dims, kind: str, masked: str) -> tuple[dict[str, Array], dict[str, Any], dict[str, Any]]:
+    """Give arrays to differentiate, the options of an operation with such a core, and what they mean to the oracle."""
+    if kind == "plain":
+        return {}, {}, {}
+    mask, whole = masked if kind == "masked" else "array", (dims.batch[0], *dims.pairs[1:])
+    given = {"mask": MASKS[mask].make(dims)}
+    meant = {"visible": visible_array(dims, mask).reshape(whole)}
+    if kind == "masked":
+        return {}, given, meant
+    arrays = {"bias": draw_bias(dims.pairs, masked=0.1), "sinks": np.linspace(-1.0, 1.0, dims.heads)}
+    keep, numbers = draw_booleans(dims.pairs, seed=6), {"scale": -0.7, "softcap": 2.5}
+    return arrays, given | {"dropout": Dropout(0.3, keep)} | numbers, meant | {"keep": keep, "rate": 0.3} | numbers
 
 
-def _core(dims: Dims, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options for an operation, and for the oracle; of a core of these sizes."""
-    given, meant = dict(options), dict(options)
-    mask, rate = given.pop("mask", "none"), given.pop("rate", None)
-    del meant["mask" if "mask" in meant else "none"] if "mask" in meant else None
-    return given, {**meant, "mask": mask, "rate": rate}
+KINDS = ["plain", "masked", "everything"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_self_attention(kind: str) -> None:
+    dims, rng = Dims((2,), 1, 1, 5, 5, 2, 3), np.random.default_rng(21)
+    arrays, given, meant = _core(dims, kind, "and_queries")
+    operands = [rng.standard_normal(shape) for shape in ((2, 5, 4), (4, 2), (4, 2), (4, 3))]
+    cotangent = draw_values((2, 5, 3), rng)
+    actual = reference.self_attention_vjp(*operands, cotangent, **arrays, **given)
+    assert actual._fields == ("inputs", "query_weight", "key_weight", "value_weight", "bias", "sinks")
+    _same(actual, oracle_gradients.self_attention_gradients(*operands, cotangent, **arrays, **meant))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_key_value_attention(kind: str) -> None:
+    dims, rng = Dims((3,), 1, 1, 1, 5, 2, 3), np.random.default_rng(22)
+    arrays, given, meant = _core(dims, kind, "keys_batch")
+    query, keys, values = draw(dims)
+    operands = query[:, 0, 0], keys[:, 0], values[:, 0]
+    cotangent = draw_values((3, 3), rng)
+    actual = reference.key_value_attention_vjp(*operands, cotangent, **arrays, **given)
+    expected = oracle_gradients.key_value_attention_gradients(*operands, cotangent, **arrays, **meant)
+    _same(actual, expected, {"keys": "key", "values": "value"})
+
+
+@pytest.mark.parametrize("biases", [True, False], ids=["biases", "no_biases"])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, None), (4, 2), (3, 1)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_multi_head_attention(kind: str, heads: int, kv_heads: int | None, biases: bool) -> None:
+    kv, rng = kv_heads or heads, np.random.default_rng(23)
+    arrays, given, meant = _core(Dims((2,), heads, kv, 3, 5, 2, 2), kind, "and_queries")
+    sizes = {"query": (4, 2 * heads), "key": (3, 2 * kv), "value": (5, 2 * kv), "output": (2 * heads, 3)}
+    parameters = {f"{part}_weight": rng.standard_normal(size) for part, size in sizes.items()}
+    if biases:
+        parameters |= {f"{part}_bias": rng.standard_normal(size[1]) for part, size in sizes.items()}
+    operands = [rng.standard_normal((2, length, size)) for length, size in ((3, 4), (5, 3), (5, 5))]
+    cotangent = draw_values((2, 3, 3), rng)
+    numbers = {"num_heads": heads, "num_kv_heads": kv_heads}
+    actual = reference.multi_head_attention_vjp(
+        *operands, reference.MultiHeadParameters(**parameters), cotangent, **numbers, **arrays, **given
+    )
+    assert actual._fields == ("query", "key", "value", "parameters", "bias", "sinks")
+    expected = oracle_gradients.multi_head_attention_gradients(
+        *operands, parameters, cotangent, **numbers, **arrays, **meant
+    )
+    _same(actual.parameters, {name: expected.pop(name) for name in parameters})
+    _same(actual, expected)
+    assert biases or set(actual.parameters[4:]) == {None}
+
+
+@pytest.mark.parametrize("pairing", ["half_split", "interleaved"])
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (2, 2, 3, 4), (2, 1, 2, 3, 4)], ids=str)
+def test_rotary_embedding(shape: tuple[int, ...], pairing: str) -> None:
+    rng, batch = np.random.default_rng(24), shape[:-3] if len(shape) > 3 else shape[:-2]
+    inputs, cotangent = rng.standard_normal(shape), rng.standard_normal(shape)
+    for positions in (np.arange(3.0) * 7, rng.integers(-9, 90, (*batch, 3)).astype(np.float64)):
+        for options, turns in (
+            ({}, [1.0, 0.01]),
+            ({"base": 4.0}, [1.0, 0.5]),
+            ({"frequencies": [0.3, -2.0]}, [0.3, -2.0]),
+        ):
+            expected = oracle_gradients.rotary_embedding_gradients(
+                inputs, positions, np.array(turns), cotangent, pairing=pairing
+            )["inputs"]
+            actual = reference.rotary_embedding_vjp(positions, cotangent, pairing=pairing, **options)
+            assert_close(actual, expected, TOLERANCE)
+        partial = reference.rotary_embedding_vjp(positions, cotangent, pairing=pairing, rotary_dim=2)
+        assert_same_bits(partial[..., 2:], cotangent[..., 2:])
+
+
+# --- what is not read has no gradient, and lends none
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("case", ["everything-and_queries", "everything-nothing"])
+def test_unread_poison_changes_no_gradient(case: str, poison: float) -> None:
+    chosen = CASES[case]
+    cotangent, pull = chosen.cotangents
+    arrays, given = chosen.arrays, {"output_cotangent": cotangent, "logsumexp_cotangent": pull, **chosen.given}
+    clean = reference.dot_product_attention_vjp(**arrays, **given)
+    allowed = visible_array(chosen.dims, chosen.mask)
+    visible = allowed & (arrays["bias"] != -np.inf)
+    unread = ~visible.reshape(2, 2, -1, 5).any(axis=2)
+    arrays["key"][unread], arrays["value"][unread], arrays["query"][~visible.any(-1)] = poison, poison, poison
+    arrays["bias"][~allowed] = poison
+    with np.errstate(over="ignore", invalid="ignore"):
+        dirty = reference.dot_product_attention_vjp(**arrays, **given)
+    assert unread.any()
+    for one, other in zip(dirty, clean, strict=True):
+        assert np.isfinite(one).all()
+        assert_same_bits(one, other)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_dropped_value_is_not_read_backward(poison: float) -> None:
+    case = Case(rate=0.5)
+    arrays, keep = case.arrays, np.ones((3, 4), bool)
+    keep[:, 2] = False
+    given = {"output_cotangent": case.cotangents[0], "dropout": Dropout(0.5, keep)}
+    clean = reference.dot_product_attention_vjp(**arrays, **given)
+    arrays["value"][:, :, 2] = poison
+    for one, other in zip(reference.dot_product_attention_vjp(**arrays, **given)[:3], clean[:3], strict=True):
+        assert_same_bits(one, other)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_visible_value_of_infinity_is_a_constant(poison: float) -> None:
+    """It is added to its own component of the output, whatever the weights: a cotangent of 0 there leaves the rest."""
+    case = Case()
+    arrays, cotangent = case.arrays, case.cotangents[0]
+    arrays["value"][1, 0, 2, 1] = poison
+    cotangent[1, :2, :, 1] = 0.0  # the query heads that share this value, in its component
+    actual = reference.dot_product_attention_vjp(**arrays, output_cotangent=cotangent)
+    expected = oracle_gradients.gradients(**arrays, output_cotangent=cotangent)
+    _same(actual, expected)

@@ -15,12 +15,13 @@ import pytest
 
 import attnspec.reference
 from attnspec.conformance.admission import largest_ratio
+from attnspec.conformance.measured_pages import measured_part
 from attnspec.conformance.onnx_cases import OnnxCase, onnx_cases
 from attnspec.conformance.onnx_differences import DIFFERENCES, Difference
 from attnspec.conformance.onnx_exact import exact_outputs
 from attnspec.conformance.onnx_operators import compute_node, onnx_attention, onnx_rotary_embedding
 from attnspec.conformance.onnx_random import random_attention, random_rotary
-from attnspec.conformance.onnx_report import RANDOM_NODES, explanation, measured_part, report
+from attnspec.conformance.onnx_report import RANDOM_NODES, explanation, report
 from attnspec.conformance.onnx_verdicts import (
     answer_of_attnspec,
     can_decide,

@@ -63,6 +63,8 @@ GRADIENT_CASES: dict[str, tuple[Dims, str, list[str]]] = {
     "causal": (SMALL, "causal_0", []),
     "empty_rows": (SMALL, "and_queries", ["bias", "softcap"]),
     "bias": (SMALL, "array", ["bias"]),
+    "packed": (SMALL, "packed_causal", ["bias"]),
+    "prefix": (SMALL, "not_chunked_or_prefix", []),
     "scale": (SMALL, "causal_end", ["scale"]),
     "softcap": (SMALL, "keys_batch", ["softcap"]),
     "everything": (SMALL, "mask_and_array", ["bias", "scale", "softcap"]),

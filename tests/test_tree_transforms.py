@@ -264,6 +264,15 @@ class TestTorch:
         for gradient, exact in zip(given, expected_gradients(case.make(*case.first)), strict=True):
             assert_close(gradient, exact, TOLERANCE)
 
+    @every_case
+    def test_func_grad_of_a_function_that_holds_a_tree(self, name: str) -> None:
+        tree = CASES[name].make(*self.native(CASES[name].first))
+        query, cotangent = self.torch.tensor(QUERY), self.torch.tensor(COTANGENT)
+        given = self.torch.func.grad(lambda query: (self.attend(tree, query) * cotangent).sum())(query)
+        backward = query.clone().requires_grad_()
+        (self.attend(tree, backward) * cotangent).sum().backward()
+        assert_close(given, backward.grad, TOLERANCE)
+
     @pytest.mark.parametrize("name", ["alibi", "relative", "sum", "bias_array"])
     def test_gradient_of_a_tree_under_vmap(self, name: str) -> None:
         case, torch = CASES[name], self.torch

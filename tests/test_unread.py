@@ -87,6 +87,8 @@ UNREAD_CASES = {
     "window_self": (DIMS, "window_self"),
     "array": (DIMS._replace(queries=2, keys=11), "array"),
     "grouped": (GROUPED, "and_queries"),
+    "segments": (DIMS, "segments_batch"),
+    "chunked": (GROUPED, "chunked_negative"),
     "nothing": (DIMS, "nothing"),
 }
 
@@ -153,6 +155,7 @@ def _assert_same_gradients(
         ("both_lengths", True, "bfloat16"),
         ("causal_behind", True, "float32"),
         ("grouped", True, "float64"),
+        ("segments", True, "float32"),
     ],
 )
 def test_unread_poison_changes_no_gradient(name: str, case: str, options: bool, dtype: str, poison: float) -> None:
@@ -219,6 +222,8 @@ PARTLY_READ = {
     "window_end": (DIMS, "window_end"),
     "array": (DIMS, "array"),
     "grouped": (GROUPED, "mask_and_array"),
+    "packed": (GROUPED, "packed_causal"),
+    "prefix": (DIMS, "prefix_end"),
 }
 PLACE = (1, 2, 3)  # batch element, key/value head, key
 

@@ -148,6 +148,11 @@ CASES: dict[str, Case] = {
         relative_position_bias(NUMBERS[0, 0, 0, 0, :, :2].copy(), bidirectional=True, max_distance=3),
         None,
     ),
+    "relative_static": Case(
+        lambda: relative_position_bias([[0.5, 1.0], [0.25, 0.0]], bidirectional=False, max_distance=2, offset=1),
+        other=relative_position_bias([[0.5, 1.0], [0.25, 0.0]], bidirectional=False, max_distance=3, offset=1),
+        text="relative_position_bias(((0.5, 1.0), (0.25, 0.0)), bidirectional=False, max_distance=2, offset=1)",
+    ),
     "sum": Case(
         lambda s, a, t: alibi(s, symmetric=True) + a + relative_position_bias(t, bidirectional=True, offset="end"),
         (np.array([0.5, -0.25]), NUMBERS[0, 0, :1], NUMBERS[0, 0, 1, 0, :, :2].copy()),

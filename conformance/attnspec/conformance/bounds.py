@@ -114,7 +114,7 @@ def attention_bounds(attention: Attention, profile: Profile, errors: Projected =
         # output
         output = _clean(stages.output)
         factor = np.asarray(1.0) if kept is None else np.where(kept, 1.0 / (1.0 - rate), 0.0)
-        dropping = 0.0 if kept is None else 2 * u_a + (u_s if profile.rounds_softmax else 0.0)
+        dropping = 0.0 if kept is None else 2 * (u_a + (u_s if profile.rounds_softmax else 0.0))
         spread = _weighted_distance(grow / shrink, value, factor, output)
         spread = spread + sink_weight * np.expm1(sink_exponent) / shrink * np.abs(output)
         absolute = (weights * factor) @ np.abs(value)

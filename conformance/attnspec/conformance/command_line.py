@@ -121,8 +121,15 @@ def verify(
         if not backends[name].is_available
     ]
     specs += [name for name in required if name not in specs and backends[name].is_available]
-    chosen = map(frozenset, (clauses, operations, dtypes, levels, cases, directions))
-    selection = Selection(*chosen, quick=quick)
+    selection = Selection(
+        frozenset(clauses),
+        frozenset(operations),
+        frozenset(dtypes),
+        frozenset(levels),
+        frozenset(cases),
+        frozenset(directions),
+        quick,
+    )
     try:
         find_profile(profile)
         check_selection(selection)

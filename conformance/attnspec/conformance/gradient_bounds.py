@@ -30,7 +30,8 @@ import numpy as np
 
 from attnspec.contract.parameters import AttentionStages
 from attnspec.reference.attention import Attention, Terms, by_query_head, compute_stages, finite, terms_of
-from attnspec.reference.gradients import CoreGradients, _sum_to, core_gradients
+from attnspec.reference.bias_gradients import sum_to
+from attnspec.reference.gradients import CoreGradients, core_gradients
 
 from .bounds import (
     EXACT_INPUTS,
@@ -191,7 +192,7 @@ def _pull_errors(
     """Bound the errors of δ (what it does not share with dP) and of D = dP − δ + λ."""
     u_a, u_o = profile.accumulation, profile.output
     stored = profile.scores if profile.rounds_softmax else 0.0  # between any two operations of an eager softmax
-    dropping = 0.0 if exact.terms.kept is None else 2 * u_a + stored
+    dropping = 0.0 if exact.terms.kept is None else 2 * (u_a + stored)  # 1 / (1 − rate), and the product with it
     value_dim = operands.value.shape[-1]
     count = exact.terms.visible.sum(axis=-1, keepdims=True)
     p, size, delta = exact.weights, np.abs(exact.products), np.abs(exact.delta)
@@ -314,7 +315,7 @@ def _sinks(
     error = weights.sink * (relative * pull + (1 + relative) * pull_error + stored * pull)
     error = np.where(takes_part, capped(error + underflow(profile) * (1 + pull + pull_error)), 0.0)
     heads = (pull.shape[-3], 1, 1)
-    size, count = _sum_to(weights.sink * pull, heads), _sum_to(takes_part.astype(np.float64), heads)
-    bound = _sum_to(error, heads) + (gamma(count, u_a) + 2 * u_a) * size
+    size, count = sum_to(weights.sink * pull, heads), sum_to(takes_part.astype(np.float64), heads)
+    bound = sum_to(error, heads) + (gamma(count, u_a) + 2 * u_a) * size
     bound = stored_gradient(bound.reshape(gradient.shape), gradient, stored, profile)
     return np.where(count.reshape(gradient.shape) > 0, bound, 0.0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from attnspec.contract.biases import Alibi, Bias, BiasArray, RelativePositionBias, Sum
 from attnspec.reference.attention import Attention, finite
-from attnspec.reference.gradients import _add_bias, _replaced, _zeros_like
+from attnspec.reference.bias_gradients import add_gradient, replaced, zero_gradient
 from attnspec.reference.masks import Block, block_of
 
 from .bounds import gamma, smallest_normal
@@ -73,7 +73,7 @@ def capped(array: Array) -> Array:
 
 def _summed(bias: Bias, array: Array, block: Block) -> Any:
     """Sum an array over pairs as the gradient of a bias does, but each term with its absolute value."""
-    total = _add_bias(_zeros_like(bias), _with_distances(bias), array, block)
+    total = add_gradient(zero_gradient(bias), _with_distances(bias), array, block)
     for part in _arrays_of(total):
         np.abs(part, out=part)
     return total
@@ -82,9 +82,9 @@ def _summed(bias: Bias, array: Array, block: Block) -> Any:
 def _with_distances(bias: Bias) -> Any:
     match bias:
         case Sum(left=left, right=right):
-            return _replaced(bias, left=_with_distances(left), right=_with_distances(right))
+            return replaced(bias, left=_with_distances(left), right=_with_distances(right))
         case Alibi():
-            return _replaced(bias, symmetric=True)
+            return replaced(bias, symmetric=True)
     return bias
 
 

@@ -13,6 +13,7 @@ import click
 import numpy as np
 
 from .backends import list_backends, load_backend
+from .measured_pages import replace_measured
 from .onnx_cases import onnx_cases
 from .onnx_differences import DIFFERENCES, REFUSES, Difference
 from .onnx_operators import OnnxNode
@@ -30,7 +31,6 @@ from .onnx_witnesses import WITNESSES, witness_versions
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 RANDOM_NODES = 300
 """How many random nodes of each operator the witnesses are asked."""
 SHOWN_NUMBERS = 4
@@ -53,20 +53,6 @@ def report() -> str:
     return "\n\n".join(
         (f"Measured with {' and '.join(dict.fromkeys(witness_versions().values()))}.", *_cases(), *_random(), *_shown())
     )
-
-
-def measured_part(page: str) -> str:
-    """Return what stands between the markers of a page."""
-    return page.partition(BEGIN)[2].partition(END)[0].strip()
-
-
-def replace_measured(page: str, measured: str) -> str:
-    """Put a text between the markers of a page."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise click.ClickException(f"the page has no {BEGIN} and {END}")
-    return f"{before}{begin}\n\n{measured}\n\n{end}{after}"
 
 
 def _cases() -> Iterable[str]:

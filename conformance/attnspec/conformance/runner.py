@@ -95,8 +95,15 @@ def verify(
         ValueError: an unknown profile, a selection that names something that no case has, two targets of one name.
         VectorError: vectors that are damaged.
     """
-    chosen = map(_as_set, (clauses, operations, dtypes, levels, cases, directions))
-    selection = Selection(*chosen, quick=quick)
+    selection = Selection(
+        _as_set(clauses),
+        _as_set(operations),
+        _as_set(dtypes),
+        _as_set(levels),
+        _as_set(cases),
+        _as_set(directions),
+        quick,
+    )
     specs = [target] if isinstance(target, str) or callable(target) else list(target)
     check_selection(selection)
     targets = [load_target(spec) for spec in specs]

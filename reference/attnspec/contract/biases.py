@@ -22,7 +22,6 @@ from .operands import (
     describe,
     dtype_name,
     floating_from_python,
-    from_python,
     is_untyped,
     show_shape,
 )
@@ -114,7 +113,8 @@ class Alibi(Bias):
 
     def with_tensors(self, convert: Convert) -> Bias:
         """See `Bias.with_tensors`."""
-        return Alibi(_converted("slopes` of `alibi", self.slopes, convert), self.symmetric, self.offset)
+        slopes = _converted("slopes` of `alibi", self.slopes, convert)
+        return self if slopes is self.slopes else Alibi(slopes, self.symmetric, self.offset)
 
     def __repr__(self) -> str:
         slopes = "" if self.slopes is None else f"{show(self.slopes)}, "
@@ -163,6 +163,8 @@ class RelativePositionBias(Bias):
     def with_tensors(self, convert: Convert) -> Bias:
         """See `Bias.with_tensors`."""
         table = _converted("table` of `relative_position_bias", self.table, convert)
+        if table is self.table:
+            return self
         return RelativePositionBias(table, self.bidirectional, self.max_distance, self.offset)
 
     def __repr__(self) -> str:
@@ -300,6 +302,12 @@ def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else float(value)
 
 
+def _shape_of(numbers: Any) -> Shape:
+    if not isinstance(numbers, tuple):
+        return ()
+    return (len(numbers), *_shape_of(numbers[0])) if numbers else (0,)
+
+
 def _rows(table: Any) -> int:
     return len(table) if isinstance(table, tuple) else int(table.shape[0])
 
@@ -310,7 +318,7 @@ def _converted(name: str, numbers: Any, convert: Convert) -> Any:
 
 def _check_numbers(name: str, numbers: Any, dtype: str, checks: Checks) -> Shape:
     if isinstance(numbers, tuple | float):
-        return np.shape(from_python(name, numbers, "an array"))
+        return _shape_of(numbers)
     check_option_dtype(name, numbers, dtype)
     return checks.shape(numbers)
 

@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attnspec.contract.biases import Alibi, Bias, BiasArray, RelativePositionBias, Sum, relative_position_buckets
+from attnspec.contract.biases import BiasArray
 from attnspec.contract.operands import check_dtype, dtype_name, show_shape
 from attnspec.contract.options import Given
 from attnspec.contract.parameters import AttentionGradients
-from attnspec.contract.positions import shift
 
 from .attention import (
     Attention,
@@ -24,7 +23,8 @@ from .attention import (
     terms_of,
     ungroup,
 )
-from .masks import Block, block_of
+from .bias_gradients import add_gradient, sum_to, zero_gradient
+from .masks import block_of
 from .tensors import Array, as_tensors
 
 
@@ -101,7 +101,7 @@ def core_gradients(attention: Attention, output_cotangent: Array, logsumexp_cota
     """Compute all gradients, block by block: memory is linear in length, but for that of a bias array."""
     query, key, value, sizes, options = attention
     d_query, d_key, d_value = np.empty(query.shape), np.zeros(key.shape), np.zeros(value.shape)
-    d_bias = None if options.bias is None else _zeros_like(options.bias)
+    d_bias = None if options.bias is None else zero_gradient(options.bias)
     d_sink = None if options.sinks is None else np.zeros(np.shape(options.sinks))
     for rows in query_blocks(sizes):
         pulled = _pull_back(attention, rows, output_cotangent[..., rows, :], logsumexp_cotangent[..., rows])
@@ -109,9 +109,9 @@ def core_gradients(attention: Attention, output_cotangent: Array, logsumexp_cota
         d_key += pulled.key
         d_value += pulled.value
         if options.bias is not None:
-            d_bias = _add_bias(d_bias, options.bias, pulled.logits, block_of(sizes, rows))
+            d_bias = add_gradient(d_bias, options.bias, pulled.logits, block_of(sizes, rows))
         if d_sink is not None and pulled.sink is not None:
-            d_sink = d_sink + _sum_to(pulled.sink, (sizes.num_heads, 1, 1)).reshape(d_sink.shape)
+            d_sink = d_sink + sum_to(pulled.sink, (sizes.num_heads, 1, 1)).reshape(d_sink.shape)
     d_bias = d_bias.array if isinstance(d_bias, BiasArray) else d_bias  # the caller gave an array, not an object
     return CoreGradients(d_query, d_key, d_value, d_bias, d_sink)
 
@@ -162,57 +162,3 @@ def _pull_back(attention: Attention, rows: slice, cotangent: Array, logsumexp_co
     d_query = ungroup(group(d_scores, key) @ clean_key, query)
     d_key = group(d_scores, key).mT @ group(clean_query, key)
     return _Pulled(d_query, d_key, d_value, d_logits, d_sink)
-
-
-def _zeros_like(bias: Bias) -> Any:
-    match bias:
-        case BiasArray(array=array):
-            return _replaced(bias, array=np.zeros(np.shape(array)))
-        case Sum(left=left, right=right):
-            return _replaced(bias, left=_zeros_like(left), right=_zeros_like(right))
-        case Alibi(slopes=slopes):
-            zeros = None if slopes is None else np.zeros(np.shape(slopes))
-            return _replaced(bias, slopes=zeros)
-        case RelativePositionBias(table=table):
-            return _replaced(bias, table=np.zeros(np.shape(table)))
-    raise TypeError(f"a bias of type {type(bias).__name__} has no gradient here")
-
-
-def _add_bias(total: Any, bias: Bias, d_logits: Array, block: Block) -> Any:
-    """Add what a block's logits contribute to the gradient of every array that the bias holds."""
-    match bias:
-        case BiasArray():
-            view = block.part_of(total.array)
-            view += _sum_to(d_logits, view.shape)
-        case Sum(left=left, right=right):
-            _add_bias(total.left, left, d_logits, block)
-            _add_bias(total.right, right, d_logits, block)
-        case Alibi(slopes=slopes, symmetric=symmetric, offset=offset) if slopes is not None:
-            distance = block.query + shift(offset, block) - block.key
-            distance = np.abs(distance) if symmetric else distance
-            heads = (block.sizes.num_heads, 1, 1)
-            total.slopes[...] += _sum_to(-d_logits * distance, heads).reshape(np.shape(slopes))
-        case RelativePositionBias(table=table, bidirectional=bidirectional, max_distance=limit, offset=offset):
-            buckets = np.asarray(relative_position_buckets(np.shape(table)[0], bidirectional, limit))
-            relative = np.clip(block.key - block.query - shift(offset, block), -limit, limit) + limit
-            rows = np.broadcast_to(buckets[relative], d_logits.shape)
-            by_head = np.zeros((np.shape(table)[0], block.sizes.num_heads))
-            columns = np.broadcast_to(np.arange(block.sizes.num_heads)[:, None, None], d_logits.shape)
-            np.add.at(by_head, (rows, columns), d_logits)
-            total.table[...] += by_head.reshape(np.shape(table))
-    return total
-
-
-def _replaced(bias: Bias, **arrays: Any) -> Any:
-    """Return the same bias with other arrays, which need not be what its constructor would take."""
-    twin = object.__new__(type(bias))
-    for name, value in vars(bias).items():
-        object.__setattr__(twin, name, arrays.get(name, value))
-    return twin
-
-
-def _sum_to(array: Array, shape: tuple[int, ...]) -> Array:
-    """Sum over the axes along which an array of this shape was broadcast."""
-    summed = array.sum(axis=tuple(range(array.ndim - len(shape))))
-    axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
-    return np.asarray(summed.sum(axis=axes, keepdims=True))
