@@ -192,3 +192,22 @@ CALLS: dict[str, Call] = {
     "rotate_pairs": Call(_rotate_pairs, drawn(**_INPUTS, cosines=(KEYS, 2), sines=(KEYS, 2))),
     "sinusoidal": Call(_sinusoidal, _PLACES),
 }
+
+
+# --- memory layouts of NumPy arrays, all of the same numbers but for `repeated`
+
+
+def reversed_in_memory(array: Array) -> Array:
+    """The same array with negative strides."""
+    backwards = tuple(slice(None, None, -1) for _ in array.shape)
+    return array[backwards].copy()[backwards]
+
+
+LAYOUTS: dict[str, Callable[[Array], Array]] = {
+    "fortran": lambda array: np.asfortranarray(array) if array.ndim else array,
+    "transposed": lambda array: array.swapaxes(-1, -2).copy().swapaxes(-1, -2) if array.ndim > 1 else array,
+    "reversed": reversed_in_memory,
+    "every_second": lambda array: np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array,
+    "repeated": lambda array: np.broadcast_to(array[:1], array.shape) if array.ndim else array,
+    "big_endian": lambda array: array.astype(array.dtype.newbyteorder(">")),
+}

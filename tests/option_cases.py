@@ -7,12 +7,14 @@ tightly, in other dtypes within the bounds that the conformance suite derives (`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import frameworks
 import numpy as np
 import oracle_scalar
+import pytest
 from attention_cases import MASKS, Array, Dims, by_oracle, draw
 from comparisons import assert_close, assert_same_bits, assert_within
 from native_tensors import NUMPY_DTYPES, native_type, to_native, to_numpy
@@ -36,6 +38,18 @@ class OptionCase(NamedTuple):
     dims: Dims
     make: Callable[[Give], dict[str, Any]]
     meaning: dict[str, Any] = {}  # noqa: RUF012 - never written to
+
+
+def by_module(cases: Iterable[str], jax: Iterable[str], modules: Sequence[str] = frameworks.FRAMEWORKS) -> list[Any]:
+    """Pair every module with every case; JAX, which compiles each new shape for half a second, with some alone."""
+    few = set(jax)
+    assert few <= set(cases)
+    return [
+        pytest.param(module, case, id=f"{module}-{case}")
+        for module in modules
+        for case in cases
+        if module != "jax" or case in few
+    ]
 
 
 def keep_float64(array: Array) -> Array:

@@ -1,12 +1,15 @@
-"""Which pairs a mask in JSON lets meet, decided for one pair at a time from the definition (S4, S6, S7, S8).
+"""What a mask and a bias in JSON say about one pair at a time, from the definition (S4 to S9).
 
-Nothing here is shared with `attnspec`, and nothing is an array: it is what masks, their parts and the frozen vectors
-are held against.
+Nothing here is shared with `attnspec`: it is what masks, their parts and the frozen vectors are held against. The
+biases that depend on positions are those of `oracle_positions`.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+
+import numpy as np
+import oracle_positions
 
 
 class Pair(NamedTuple):
@@ -38,6 +41,12 @@ def sees(mask: dict[str, Any] | None, pair: Pair) -> bool:
             return pair.key < _of_batch(mask["lengths"], pair)
         case "query_lengths":
             return pair.query < _of_batch(mask["lengths"], pair)
+        case "prefix":
+            return pair.key < _of_batch(mask["lengths"], pair) or pair.key <= own
+        case "chunked":
+            return own // mask["size"] == pair.key // mask["size"]
+        case "segments":
+            return _segment(mask["query_ids"], pair, pair.query) == _segment(mask["key_ids"], pair, pair.key)
         case "array":
             return bool(entry(mask["values"], pair))
         case "and":
@@ -47,6 +56,30 @@ def sees(mask: dict[str, Any] | None, pair: Pair) -> bool:
         case "not":
             return not sees(mask["mask"], pair)
     raise ValueError(mask["kind"])
+
+
+def addend(bias: dict[str, Any], pair: Pair, heads: int) -> float:
+    """Give what a bias adds to the logit of a pair, one of `heads` query heads."""
+    head = pair.head[0] if pair.head else 0
+    if bias["kind"] == "sum":
+        return addend(bias["biases"][0], pair, heads) + addend(bias["biases"][1], pair, heads)
+    if bias["kind"] == "array":
+        return float(entry(bias["values"], pair))
+    offset = _offset(bias["offset"], pair)
+    if bias["kind"] == "alibi":
+        function = oracle_positions.alibi(
+            heads=heads, symmetric=bias["symmetric"], offset=offset, slopes=bias["slopes"]
+        )
+    elif bias["kind"] == "relative_position":
+        function = oracle_positions.relative_position_bias(
+            np.array(bias["table"]),
+            bidirectional=bias["bidirectional"],
+            max_distance=bias["max_distance"],
+            offset=offset,
+        )
+    else:
+        raise ValueError(bias["kind"])
+    return function(0, head, pair.query, pair.key)
 
 
 def entry(values: Any, pair: Pair) -> Any:
@@ -67,6 +100,12 @@ def _of_batch(values: Any, pair: Pair) -> int:
     for index in pair.batch if isinstance(values, list) else ():
         values = values[index]
     return int(values)
+
+
+def _segment(ids: Any, pair: Pair, position: int) -> int:
+    for index in pair.batch if _rank(ids) > 1 else ():
+        ids = ids[index]
+    return int(ids[position])
 
 
 def _rank(values: Any) -> int:

@@ -289,12 +289,22 @@ class TestTorch:
             ),
             ("outputs[0]", "outputs[1]", lambda attn, x, move: attn.merge_attention([x, move(x)], [x[:, 0]] * 2)),
             (
-                "logsumexps[0]",
+                "outputs[0]",
                 "logsumexps[1]",
                 lambda attn, x, move: attn.merge_attention([x, x], [x[:, 0], move(x[:, 0])]),
             ),
+            (
+                "outputs[0]",
+                "sinks",
+                lambda attn, x, move: attn.merge_attention([x], [x[:, 0]], sinks=move(x[0, 0])),
+            ),
+            (
+                "inputs",
+                "frequencies",
+                lambda attn, x, move: attn.rotary_embedding(x, [0] * 5, pairing="half_split", frequencies=move(x[0])),
+            ),
         ],
-        ids=["positions", "outputs", "logsumexps"],
+        ids=["positions", "outputs", "logsumexps", "sinks", "frequencies"],
     )
     def test_other_device_is_refused_beside_others(self, other: str, name: str, call: Any) -> None:
         with pytest.raises(ValueError, match="device") as caught:

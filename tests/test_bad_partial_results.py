@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bad_input import FLOATING, Case, Maker, check_refused
+from frameworks import name_of
 
 import attnspec.reference
 from attnspec.contract import Dropout, MultiHeadParameters, causal, sliding_window
@@ -391,3 +392,15 @@ def test_wrong_cotangents_are_refused(error: type[Exception], text: str, call: A
     with pytest.raises(error) as caught:
         call()
     assert (type(caught.value), str(caught.value)) == (error, text)
+
+
+def test_lists_of_logsumexps_take_the_dtype_of_the_outputs(attn: ModuleType) -> None:
+    outputs = [Maker(name_of(attn)).of([[1.0, 2.0]], "bfloat16")] if name_of(attn) != "reference" else [np.ones((1, 2))]
+    merged = attn.merge_attention(outputs, [[0.5]])
+    np.testing.assert_array_equal(np.asarray(merged.logsumexp), np.array([0.5]))
+
+
+def test_the_message_about_sinks_names_what_they_stand_beside(attn: ModuleType) -> None:
+    t = Maker(name_of(attn))
+    with pytest.raises(TypeError, match="`sinks` must have dtype float64 beside float64 outputs; got float32"):
+        attn.merge_attention([t(5, 3)], [t(5)], sinks=t.of(1.0, "float32"))

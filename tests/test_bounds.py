@@ -1,137 +1,31 @@
 """The bounds that decide, against brute force: every intermediate perturbed by its own unit roundoff, many times over.
 
-`perturbed_stages` is an attention in float64 in which each operation errs by a random relative amount of at most what
-the profile allows it: every rounding that a real implementation makes, at its worst and in random directions. No error
-may exceed its bound, and the bound may not be far above what was seen.
+No error of `perturbations.perturbed_stages` may exceed its bound, and the bound may not be far above what was seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
+from perturbations import PROBLEMS, SIMULATED, TRIALS, Problem, perturbation, perturbed_stages, running_sum
 
 from attnspec.conformance.admission import decides, error_ratios, largest_ratio
 from attnspec.conformance.bounds import (
     EXACT_INPUTS,
     Projected,
     StageBounds,
-    _gamma,
     attention_bounds,
+    gamma,
     projection_bound,
 )
 from attnspec.conformance.operations import Evaluation
 from attnspec.conformance.profiles import DEFAULT_PROFILES, PROFILES, Profile, default_profile
-from attnspec.contract import Mask, causal, key_lengths, query_lengths, sliding_window
+from attnspec.contract.options import Given
 from attnspec.reference.attention import Attention, compute_stages, prepare
 
 Array = np.ndarray[Any, Any]
-
-TRIALS = 64
-SIMULATED = [name for name in PROFILES if name != "fp64"]  # float64 cannot imitate a float64 that errs
-
-
-class Problem(NamedTuple):
-    """One small attention."""
-
-    shape: tuple[int, int, int, int, int, int, int]
-    """Batch, query heads, key/value heads, queries, keys, head size, value size."""
-    mask: Mask | None = None
-    softcap: float | None = None
-    scale: float | None = None
-    has_bias: bool = False
-    spread: float = 1.5
-
-    def attention(self, seed: int = 0) -> Attention:
-        rng = np.random.default_rng(seed)
-        b, h, g, q, k, d, v = self.shape
-        bias = 2.0 * rng.standard_normal((1, h, q, k)) if self.has_bias else None
-        tensors = (
-            rng.standard_normal((b, h, q, d)),
-            rng.standard_normal((b, g, k, d)),
-            rng.standard_normal((b, g, k, v)),
-        )
-        query, key, value = (self.spread * tensor for tensor in tensors)
-        return prepare(query, key, value, self.mask, bias, self.scale, self.softcap)[0]
-
-
-PROBLEMS = {
-    "plain": Problem((2, 3, 3, 5, 7, 4, 3)),
-    "grouped-causal": Problem((1, 4, 2, 5, 7, 8, 3), mask=causal("end")),
-    "bias-softcap": Problem((1, 2, 2, 5, 11, 7, 3), softcap=2.0, has_bias=True),
-    "empty-rows": Problem((2, 2, 1, 5, 7, 5, 3), mask=key_lengths([4, 0]) & query_lengths([3, 5])),
-    "one-component": Problem((1, 2, 2, 5, 7, 1, 1), scale=-0.7),
-    "long-window": Problem((1, 1, 1, 31, 37, 8, 2), mask=sliding_window(16, 4, offset="end")),
-    "long-flat": Problem((1, 1, 1, 3, 97, 16, 2), spread=0.3),
-    "peaked": Problem((1, 2, 2, 7, 13, 8, 3), spread=4.0),
-}
-
-
-def perturbation(rng: np.random.Generator, worst: bool) -> Callable[[Array, float], Array]:
-    """Make the rounding: a relative error of at most u/(1+u), as to nearest; exactly that where `worst`."""
-
-    def rounded(array: Array, u: float) -> Array:
-        error = rng.choice([-1.0, 1.0], array.shape) if worst else rng.uniform(-1.0, 1.0, array.shape)
-        return array * (1.0 + u / (1.0 + u) * error)
-
-    return rounded
-
-
-def _sum(terms: Iterator[Array], u: float, rounded: Callable[[Array, float], Array]) -> Array:
-    total = rounded(next(terms), 0.0)
-    for term in terms:
-        total = rounded(total + term, u)
-    return total
-
-
-def perturbed_stages(
-    attention: Attention, profile: Profile, rounded: Callable[[Array, float], Array], errors: Projected = EXACT_INPUTS
-) -> dict[str, Array]:
-    """Compute every stage `TRIALS` times, each operation with its own errors; one more axis in front."""
-    exact = compute_stages(attention, slice(0, attention.sizes.query_length))
-    visible = exact.logits != -np.inf
-    _, scale, softcap = attention.options
-    u_a, u_s = profile.accumulation, profile.scores
-    group = attention.sizes.num_heads // attention.sizes.num_kv_heads
-
-    def entered(array: Array, error: Array | float, repeats: int) -> Array:
-        # With u = 1, errors are a half at most: twice that, times the error that is carried.
-        array = np.broadcast_to(array, (TRIALS, *array.shape))
-        return np.repeat(array + 2.0 * (rounded(np.ones(array.shape), 1.0) - 1.0) * error, repeats, axis=-3)
-
-    query = rounded(entered(attention.query, errors.query, 1), profile.products)
-    key = rounded(entered(attention.key, errors.key, group), profile.products)
-    value = entered(attention.value, errors.value, group)
-
-    products = (rounded(query[..., :, None, d] * key[..., None, :, d], u_a) for d in range(query.shape[-1]))
-    scores = rounded(scale * rounded(_sum(products, u_a, rounded), u_s), u_s)
-    logits = scores
-    if softcap is not None:
-        logits = rounded(softcap * rounded(np.tanh(rounded(scores / softcap, u_s)), u_s), u_s)
-    if attention.bias is not None:
-        logits = rounded(logits + attention.bias, u_s)
-    logits = np.where(visible, logits, -np.inf)
-
-    # Base 2, as GPUs do it: two more roundings of the size of the logits.
-    scaled = np.where(visible, rounded(rounded(np.where(visible, logits, 0.0), u_a), u_a), -np.inf)
-    peak = scaled.max(axis=-1, keepdims=True, initial=-np.inf)
-    peak = np.where(peak == -np.inf, 0.0, peak)
-    shifted = rounded(np.where(visible, scaled - peak, 0.0), u_a)
-    shifted = rounded(shifted, u_s) if profile.rounds_softmax else shifted
-    powers = np.where(visible, rounded(np.exp(shifted), 2 * u_a * profile.exponential), 0.0)
-    powers = rounded(powers, u_s) if profile.rounds_softmax else powers
-    total = _sum((powers[..., j] for j in range(powers.shape[-1])), u_a, rounded)[..., None]
-    safe = np.where(total == 0.0, 1.0, total)
-    weights = rounded(rounded(powers / safe, u_a), profile.weights)
-    logsumexp = rounded(peak + rounded(np.log(safe), u_a), u_a)
-    logsumexp = np.where(total == 0.0, -np.inf, logsumexp)[..., 0]
-
-    left, right = rounded(weights, profile.products), rounded(value, profile.products)
-    terms = (rounded(left[..., :, j, None] * right[..., None, j, :], u_a) for j in range(left.shape[-1]))
-    output = rounded(_sum(terms, u_a, rounded), profile.output)
-    return {"scores": scores, "logits": logits, "weights": weights, "logsumexp": logsumexp, "output": output}
 
 
 def ratios(attention: Attention, profile: Profile, worst: bool, errors: Projected = EXACT_INPUTS) -> dict[str, Array]:
@@ -161,6 +55,8 @@ def test_the_bound_is_not_vacuous(profile: str) -> None:
     for stage in StageBounds._fields:
         medians = [float(np.median(ratio[stage][ratio[stage] > 0])) for ratio in found]
         assert np.median(medians) > 0.02, (stage, medians)
+        largest = {name: float(ratio[stage].max()) for name, ratio in zip(PROBLEMS, found, strict=True)}
+        assert min(largest.values()) >= 0.05, (stage, largest)
 
 
 @pytest.mark.parametrize("profile", SIMULATED)
@@ -203,7 +99,7 @@ def test_projection_bound(profile: str, has_error: bool, worst: bool) -> None:
     entered = rounded(many + 2.0 * (rounded(np.ones(many.shape), 1.0) - 1.0) * error, settings.products)
     factors = rounded(np.broadcast_to(weight, (TRIALS, *weight.shape)), settings.products)
     terms = (rounded(entered[..., :, i, None] * factors[..., None, i, :], settings.accumulation) for i in range(13))
-    total = rounded(_sum(terms, settings.accumulation, rounded) + bias, settings.accumulation)
+    total = rounded(running_sum(terms, settings.accumulation, rounded) + bias, settings.accumulation)
     found = np.abs(rounded(total, settings.output) - exact).max(axis=0) / bound
     assert found.max() <= 1.0
     assert np.median(found) > 0.02
@@ -219,18 +115,18 @@ def test_float16_projections_may_underflow() -> None:
 
 
 def test_gamma_grows_like_the_root() -> None:
-    np.testing.assert_array_equal(_gamma(np.array([0, 1, 4, 25, 100, 10000]), 2.0), [0, 2, 8, 50, 100, 1000])
+    np.testing.assert_array_equal(gamma(np.array([0, 1, 4, 25, 100, 10000]), 2.0), [0, 2, 8, 50, 100, 1000])
 
 
 def test_score_bound_by_hand() -> None:
-    attention, _ = prepare(np.array([[2.0, -3.0]]), np.array([[5.0, 7.0]]), np.array([[1.0]]), None, None, 0.5, None)
+    attention, _ = prepare(np.array([[2.0, -3.0]]), np.array([[5.0, 7.0]]), np.array([[1.0]]), Given(scale=0.5))
     bounds = attention_bounds(attention, PROFILES["fp32"])
     # 6 terms of γ̃, Σ|q||k| = 10 + 21, and once more for the stored score |10 − 21| / 2 and its product.
     assert bounds.scores.item() == pytest.approx(2.0**-24 * (6 * 15.5 + 5.5 + 15.5), rel=1e-15)
 
 
 def test_one_visible_key_leaves_only_the_roundings_of_the_product() -> None:
-    attention, _ = prepare(np.array([[2.0]]), np.array([[5.0]]), np.array([[3.0]]), None, None, 1.0, None)
+    attention, _ = prepare(np.array([[2.0]]), np.array([[5.0]]), np.array([[3.0]]), Given(scale=1.0))
     bound = attention_bounds(attention, PROFILES["bf16_flash"]).output.item()
     # Σ p expm1(η)|v − o| is 0: (γ̃_3 + u_p)|v| + (γ̃_1 + 2u_a + u_o)|o|, and underflow.
     assert bound == pytest.approx(3 * (3 * 2.0**-24 + 2.0**-8) + 3 * (3 * 2.0**-24 + 2.0**-8), rel=1e-12)
@@ -246,6 +142,38 @@ def test_empty_rows_are_exact(profile: str) -> None:
     assert (bounds.weights[empty] == 0.0).all()
     assert (bounds.logsumexp[empty] == 0.0).all()
     assert (bounds.output[~empty] > 0.0).all()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_empty_rows_with_a_sink_are_zeros_and_the_sink_is_their_logsumexp(profile: str) -> None:
+    attention = PROBLEMS["sinks-empty-rows"].attention()
+    bounds = attention_bounds(attention, PROFILES[profile])
+    stages = compute_stages(attention, slice(0, 5))
+    empty = ~(stages.logits != -np.inf).any(axis=-1)
+    assert (bounds.output[empty] == 0.0).all()
+    assert (bounds.weights[empty] == 0.0).all()
+    sunk = empty[:, 0]
+    assert (stages.logsumexp[:, 0][sunk] == 1.0).all()
+    assert (bounds.logsumexp[:, 0][sunk] > 0.0).all()
+    assert (bounds.logsumexp[:, 1][empty[:, 1]] == 0.0).all()  # a sink of -inf is none
+
+
+@pytest.mark.parametrize("problem", ["sinks", "dropout", "alibi", "relative-position"])
+@pytest.mark.parametrize("profile", SIMULATED)
+def test_an_option_widens_the_bound_by_its_own_roundings(problem: str, profile: str) -> None:
+    attention = PROBLEMS[problem].attention()
+    plain = attention._replace(options=attention.options._replace(sinks=None, dropout=None, bias=None))
+    given, bare = (attention_bounds(each, PROFILES[profile]) for each in (attention, plain))
+    if problem in ("alibi", "relative-position"):
+        assert (given.logits >= bare.logits).all()
+        assert (given.logits > bare.logits).mean() > 0.9
+    if problem == "dropout":
+        np.testing.assert_array_equal(given.weights, bare.weights)
+        np.testing.assert_array_equal(given.logsumexp, bare.logsumexp)
+        assert (given.output != bare.output).all()
+    if problem == "sinks":
+        np.testing.assert_array_equal(given.logits, bare.logits)
+        assert (given.logsumexp != bare.logsumexp).all()
 
 
 def test_where_the_bound_is_zero_only_equality_passes() -> None:
@@ -312,8 +240,15 @@ def test_no_elements_have_no_error() -> None:
     ],
 )
 def test_what_decides(output: list[float], bound: list[float], value_range: float, expected: bool) -> None:
-    stages: Any = None
-    assert decides(Evaluation(np.array(output), np.array(bound), value_range, stages, stages)) is expected
+    evaluation = Evaluation({"output": np.array(output)}, {"output": np.array(bound)}, {"output": value_range})
+    assert decides(evaluation) is expected
+    fine = Evaluation({"output": np.ones(2)}, {"output": np.full(2, 0.1)}, {"output": 2.0})
+    both = Evaluation(
+        {"output": fine.output, "logsumexp": evaluation.output},
+        {"output": fine.bound, "logsumexp": evaluation.bound},
+        {"output": 2.0, "logsumexp": value_range},
+    )
+    assert decides(both) is expected
 
 
 # The table of profiles.

@@ -20,7 +20,19 @@ from attnspec.conformance.tensor_files import write_tensors
 
 MANIFEST = json.loads((VECTORS / "manifest.json").read_text(encoding="utf8"))
 
-DAMAGED = ("square-float32", "softcap-bias-float32", "poison-nan-array-float32", "empty-array-float32")
+DAMAGED = (
+    "square-float32",
+    "softcap-bias-float32",
+    "poison-nan-array-float32",
+    "empty-array-float32",
+    "alibi-float32",
+    "sinks-float32",
+    "dropout-float32",
+    "logsumexp-float32",
+    "merge-float32",
+    "rotary-batch-float32",
+    "gradient-sinks-float32",
+)
 
 
 class Folder:
@@ -38,6 +50,10 @@ class Folder:
     @property
     def case(self) -> dict[str, Any]:
         return next(item for item in self.manifest["cases"] if item["id"] == DAMAGED[0])
+
+    def named(self, identifier: str) -> dict[str, Any]:
+        """Return the entry of any of the vectors."""
+        return next(item for item in self.manifest["cases"] if item["id"] == f"{identifier}-float32")
 
     @property
     def payload(self) -> Path:
@@ -118,6 +134,39 @@ def _no_bias(folder: Folder) -> None:
     folder.write()
 
 
+def _without(identifier: str, tensor: str) -> Callable[[Folder], None]:
+    """Take a tensor out of a manifest's entry."""
+
+    def damage(folder: Folder) -> None:
+        del folder.named(identifier)["tensors"][tensor]
+        folder.write()
+
+    return damage
+
+
+def _option(identifier: str, **options: Any) -> Callable[[Folder], None]:
+    def damage(folder: Folder) -> None:
+        folder.named(identifier)["options"].update(options)
+        folder.write()
+
+    return damage
+
+
+def _entry(identifier: str, **fields: Any) -> Callable[[Folder], None]:
+    def damage(folder: Folder) -> None:
+        folder.named(identifier).update(fields)
+        folder.write()
+
+    return damage
+
+
+def _flipped_keep(folder: Folder) -> None:
+    path = folder.path / folder.named("dropout")["payload"]
+    payload = bytearray(path.read_bytes())
+    payload[payload.index(b"\x00\x01", int.from_bytes(payload[:8], "little") + 8)] ^= 1
+    path.write_bytes(bytes(payload))
+
+
 def _format(folder: Folder) -> None:
     folder.manifest["format"] = 2
     folder.write()
@@ -145,7 +194,7 @@ DAMAGES: dict[str, tuple[Callable[[Folder], Any], str]] = {
     "no-text": (lambda f: (f.path / "manifest.json").write_bytes(b"\xff\xfe\x00"), "manifest.json is not valid JSON: "),
     "no-object": (lambda f: (f.path / "manifest.json").write_text("[]"), "does not fit its schema: .* at "),
     "wrong-clause": (_clause, r"does not fit its schema: 'scale' does not match .* at \$\.cases\[0\]\.clauses\[0\]"),
-    "no-expected-output": (_no_expected, "does not fit its schema: 'expected' is a required property at "),
+    "no-expected-output": (_no_expected, "square-float32 is a dot_product_attention without a tensor 'expected'"),
     "payload-elsewhere": (_climb, "does not fit its schema: '../secrets.safetensors' does not match"),
     "unknown-format": (_format, r"does not fit its schema: 1 was expected at \$\.format"),
     "duplicate": (_twice, "names square-float32 twice"),
@@ -156,6 +205,42 @@ DAMAGES: dict[str, tuple[Callable[[Folder], Any], str]] = {
         "manifest.schema.json cannot be read: ",
     ),
     "bias-without-tensor": (_no_bias, "square-float32 is a dot_product_attention without a tensor 'bias'"),
+    "sinks-without-tensor": (_without("sinks", "sinks"), "sinks-float32 is a dot_product_attention without .* 'sinks'"),
+    "dropout-without-keep": (_without("dropout", "keep"), "dropout-float32 is .* without a tensor 'keep'"),
+    "merge-without-logsumexps": (_without("merge", "logsumexps"), "a merge_attention without a tensor 'logsumexps'"),
+    "rotary-without-positions": (_without("rotary-batch", "positions"), "a rotary_embedding without .* 'positions'"),
+    "backward-without-cotangent": (
+        _without("gradient-sinks", "output_cotangent"),
+        "gradient-sinks-float32 is a dot_product_attention without a tensor 'output_cotangent'",
+    ),
+    "backward-called-forward": (
+        _entry("gradient-sinks", direction="forward"),
+        "gradient-sinks-float32 is a dot_product_attention without a tensor 'expected'",
+    ),
+    "forward-called-backward": (_entry("sinks", direction="backward"), "sinks-float32 .*'output_cotangent'"),
+    "gradient-not-in-the-manifest": (
+        _without("gradient-sinks", "gradient_sinks"),
+        "gradient-sinks-float32: .* holds .*gradient_sinks.*, the manifest says ",
+    ),
+    "logsumexp-not-in-the-manifest": (
+        _without("logsumexp", "expected_logsumexp"),
+        "logsumexp-float32: .* holds .*expected_logsumexp.*, the manifest says ",
+    ),
+    "flipped-keep": (_flipped_keep, "vector dropout-float32: .*is truncated or was changed"),
+    "unknown-direction": (_entry("sinks", direction="sideways"), "does not fit its schema: 'sideways' is not one of"),
+    "unknown-operation": (_entry("sinks", operation="attention"), "does not fit its schema: 'attention' is not one of"),
+    "unknown-option": (_option("sinks", sink=True), "does not fit its schema: .*'sink' was unexpected"),
+    "dropout-is-no-number": (_option("dropout", dropout=True), "does not fit its schema: True is not of type"),
+    "unknown-bias": (_option("alibi", bias={"kind": "aliby"}), "vector alibi-float32: a bias in JSON must be an obj"),
+    "half-a-bias": (_option("alibi", bias={"kind": "alibi"}), "vector alibi-float32: a bias of kind 'alibi' in JSON"),
+    "predicate-without-function": (
+        _option("alibi", mask={"kind": "predicate", "name": "mine"}),
+        "vector alibi-float32: a mask in JSON needs the predicate 'mine'",
+    ),
+    "segments-that-are-no-integers": (
+        _option("alibi", mask={"kind": "segments", "query_ids": [0.5], "key_ids": [1]}),
+        "vector alibi-float32: in a mask of kind 'segments' in JSON: ",
+    ),
 }
 
 

@@ -22,7 +22,7 @@ from attention_cases import (
 )
 from comparisons import assert_close, assert_same_bits
 from native_tensors import to_native, to_numpy
-from option_cases import FLOAT64_TOLERANCE, STAGES, OptionCase, check_backend, check_reference
+from option_cases import FLOAT64_TOLERANCE, STAGES, OptionCase, by_module, check_backend, check_reference
 
 import attnspec.reference.attention as reference_attention
 from attnspec import reference
@@ -61,11 +61,14 @@ def _cases() -> dict[str, OptionCase]:
 
 
 CASES = _cases()
-BACKENDS = [
-    key for key in CASES if not key.startswith("rank4-") or key in ("rank4-2x3x5x7", "rank4-1x3x1x7", "rank4-masked")
-]
-BACKENDS = [
-    key for key in BACKENDS if not key.startswith("rank3-") or key in ("rank3-2x5x7", "rank3-2x1x7", "rank3-1x1")
+JAX = [
+    "rank2-5x7",
+    "rank3-2x1x7",
+    "rank4-1x3x1x7",
+    "rank5-masked",
+    "rate0.1",
+    "grouped-segments_batch-everything",
+    "no_keys",
 ]
 NARROW = ["rank2-5x7", "rank5-masked", "rate0.9", "rate0.1", "grouped-mask_and_array-everything"]
 
@@ -87,7 +90,7 @@ def test_reference_against_mpmath(case: str) -> None:
     check_reference(CASES[case], oracle_mpmath)
 
 
-@pytest.mark.parametrize("case", BACKENDS)
+@pytest.mark.parametrize(("name", "case"), by_module(CASES, JAX), indirect=["name"])
 def test_backends(name: str, case: str) -> None:
     check_backend(name, frameworks.load(name), CASES[case], "float64")
 

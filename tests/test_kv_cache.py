@@ -16,7 +16,7 @@ import pytest
 from attention_cases import Array
 from comparisons import assert_close, assert_within
 from native_tensors import NUMPY_DTYPES, to_native, to_numpy
-from option_cases import FLOAT64_TOLERANCE
+from option_cases import FLOAT64_TOLERANCE, by_module
 
 from attnspec import reference
 
@@ -147,10 +147,16 @@ def _expected(arrays: list[Array], wanted: set[str], rows: int) -> Array:
     return np.stack([every[b, :, start : start + rows] for b, start in enumerate(PREFILLED)])
 
 
-@pytest.mark.parametrize("count", [1, 3], ids=["one_token", "three_tokens"])
-@pytest.mark.parametrize("options", OPTIONS)
-def test_decoding_row_by_row(attn: ModuleType, options: str, count: int) -> None:
-    name, wanted, arrays = frameworks.name_of(attn), OPTIONS[options], drawn()
+STEPS = [f"{options}-{count}" for options in OPTIONS for count in (1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("attn", "case"), by_module(STEPS, ["rotary-3", "chunked-1", "window-3"], frameworks.MODULES), indirect=["attn"]
+)
+def test_decoding_row_by_row(attn: ModuleType, case: str) -> None:
+    """By one token, or by three, in each step."""
+    options, _, tokens = case.partition("-")
+    name, wanted, arrays, count = frameworks.name_of(attn), OPTIONS[options], drawn(), int(tokens)
     step = step_of(name, wanted, count)
     if name == "jax":
         step = importlib.import_module("jax").jit(step)

@@ -1,4 +1,4 @@
-"""Masks taken apart for plain callables: keywords and folded array together mean what the mask object means."""
+"""Options for plain callables: keywords and folded arrays together mean what mask and bias objects mean."""
 
 from __future__ import annotations
 
@@ -7,12 +7,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pairs_by_hand import Pair, entry, sees
+from pairs_by_hand import Pair, addend, entry, sees
 
-from attnspec.conformance.mask_parts import STRUCTURED, MaskParts, take_apart, to_array
-from attnspec.contract import Mask, causal, full, key_lengths, query_lengths, sliding_window
+from attnspec.conformance.mask_parts import STRUCTURED, MaskParts, bias_array, of_rank, take_apart, to_array
+from attnspec.contract import (
+    Mask,
+    alibi,
+    causal,
+    chunked,
+    full,
+    key_lengths,
+    predicate,
+    prefix,
+    query_lengths,
+    relative_position_bias,
+    segments,
+    sliding_window,
+)
+from attnspec.contract.bias_json import bias_to_json
+from attnspec.contract.biases import Bias
 from attnspec.contract.mask_json import mask_to_json
 from attnspec.contract.masks import as_mask
+from attnspec.contract.options import Given
 from attnspec.contract.shapes import Sizes
 from attnspec.reference.attention import prepare
 
@@ -22,7 +38,7 @@ Array = np.ndarray[Any, Any]
 def sizes_of(shape: tuple[int, ...], keys: int) -> Sizes:
     """Sizes for a query of this shape and so many keys."""
     key, value = np.zeros((*shape[:-2], keys, shape[-1])), np.zeros((*shape[:-2], keys, 2))
-    return prepare(np.zeros(shape), key, value, None, None, None, None)[0].sizes
+    return prepare(np.zeros(shape), key, value, Given())[0].sizes
 
 
 RANKS = {
@@ -50,6 +66,9 @@ ANY_RANK: dict[str, Mask] = {
     "three-lengths": key_lengths(5) & key_lengths(3) & query_lengths(2),
     "either": causal(0) | key_lengths(2),
     "not": ~causal(0),
+    "prefix": prefix(3, offset=0),
+    "chunked": chunked(3, offset="end"),
+    "chunked-causal": chunked(2, offset=1) & causal(1),
     "one-pair-for-all": causal(1) & np.ones((1, 1), bool),
     "everything": causal("end")
     & sliding_window(3, 0, offset="end")
@@ -58,7 +77,22 @@ ANY_RANK: dict[str, Mask] = {
     & ~key_lengths(1),
 }
 
+QUERY_IDS, KEY_IDS = [0, 0, 4, 4, -1], [4, 0, 0, 4, 9, -1, 0]
+
+OF_LENGTHS: dict[str, Mask] = {
+    "segments": segments(QUERY_IDS, KEY_IDS),
+    "segments-causal-lengths": causal(1) & segments(QUERY_IDS, KEY_IDS) & key_lengths(6),
+    "two-segments": segments(QUERY_IDS, KEY_IDS) & segments([0, 0, 1, 1, 1], [0, 0, 1, 1, 1, 1, 1]),
+    "no-segments": ~segments(QUERY_IDS, KEY_IDS),
+    "segments-or-causal": segments(QUERY_IDS, KEY_IDS) | causal(0),
+}
+"""Masks for 5 queries and 7 keys, at any rank."""
+
 PER_BATCH: dict[str, Mask] = {
+    "segments": segments([QUERY_IDS, [1, 1, 1, 2, 2]], [KEY_IDS, [2, 2, 2, 2, 1, 1, 1]]),
+    "segments-of-queries": segments([QUERY_IDS, [4, 9, 9, 0, 0]], KEY_IDS) & causal(2),
+    "prefix": prefix([2, 6], offset=[0, -2]),
+    "chunked": chunked(2, offset=[0, 3]) & key_lengths([6, 7]),
     "offsets": causal([0, 2]),
     "lengths": key_lengths([5, 0]) & query_lengths([1, 5]),
     "offsets-and-lengths": causal([1, -1]) & key_lengths([3, 4]),
@@ -68,7 +102,13 @@ PER_BATCH: dict[str, Mask] = {
     "pairs": causal(2) & (np.random.default_rng(2).random((5, 7)) < 0.5),
 }
 
-SUBSETS = [subset for n in range(5) for subset in itertools.combinations(STRUCTURED, n)]
+SEGMENTS = ("query_segments", "key_segments")
+ALONE = tuple(name for name in STRUCTURED if name not in SEGMENTS)
+SUBSETS = [
+    *(subset + more for more in ((), SEGMENTS) for n in range(5) for subset in itertools.combinations(ALONE, n)),
+    ("query_segments",),  # one of the two says nothing
+    ("key_segments", "causal_offset"),
+]
 
 
 def recombined(parts: MaskParts, folded: Array | None, pair: Pair) -> bool:
@@ -82,8 +122,13 @@ def recombined(parts: MaskParts, folded: Array | None, pair: Pair) -> bool:
         and (right is None or pair.key <= own + right)
         and ("key_lengths" not in given or pair.key < given["key_lengths"][pair.batch])
         and ("query_lengths" not in given or pair.query < given["query_lengths"][pair.batch])
+        and ("query_segments" not in given or _segment(given, pair) == given["key_segments"][(*pair.batch, pair.key)])
         and (folded is None or bool(entry(folded.tolist(), pair)))
     )
+
+
+def _segment(given: dict[str, Any], pair: Pair) -> Any:
+    return given["query_segments"][(*pair.batch, pair.query)]
 
 
 def check(mask: Mask, shape: tuple[int, ...], keys: int, accepted: tuple[str, ...]) -> MaskParts:
@@ -92,6 +137,7 @@ def check(mask: Mask, shape: tuple[int, ...], keys: int, accepted: tuple[str, ..
     parts = take_apart(mask, sizes, accepted)
     folded = None if parts.rest is None else to_array(parts.rest, sizes)
     assert set(parts.keywords) <= set(accepted)
+    assert len(set(SEGMENTS) & set(parts.keywords)) in (0, 2)
     if folded is not None:
         assert folded.dtype == np.bool_
         assert folded.ndim == len(shape)
@@ -105,9 +151,17 @@ def check(mask: Mask, shape: tuple[int, ...], keys: int, accepted: tuple[str, ..
 
 
 @pytest.mark.parametrize("accepted", SUBSETS, ids=lambda subset: "+".join(subset) or "none")
-@pytest.mark.parametrize("mask", ANY_RANK)
+@pytest.mark.parametrize("mask", ANY_RANK | OF_LENGTHS)
 def test_parts_mean_the_mask(mask: str, accepted: tuple[str, ...]) -> None:
-    check(ANY_RANK[mask], (5, 3), 7, accepted)
+    check((ANY_RANK | OF_LENGTHS)[mask], (5, 3), 7, accepted)
+
+
+@pytest.mark.parametrize("rank", [rank for rank in RANKS if rank != "tall"])
+@pytest.mark.parametrize("mask", OF_LENGTHS)
+def test_parts_mean_segments_at_every_rank(mask: str, rank: str) -> None:
+    shape, keys = RANKS[rank]
+    for accepted in ((), STRUCTURED, SEGMENTS):
+        check(OF_LENGTHS[mask], shape, keys, accepted)
 
 
 @pytest.mark.parametrize("rank", RANKS)
@@ -181,6 +235,22 @@ def folded(mask: Mask, *accepted: str) -> Mask | None:
         ),
         pytest.param(key_lengths(4), {"key_lengths": [4, 4]}, None, id="length-for-all"),
         pytest.param(query_lengths([1, 5]), {"query_lengths": [1, 5]}, None, id="lengths"),
+        pytest.param(
+            segments(QUERY_IDS, KEY_IDS) & causal(0),
+            {"causal_offset": 0, "query_segments": [QUERY_IDS] * 2, "key_segments": [KEY_IDS] * 2},
+            None,
+            id="segments-shared-by-the-batch",
+        ),
+        pytest.param(
+            segments(QUERY_IDS, KEY_IDS) & segments([0] * 5, [0] * 7),
+            {"query_segments": [QUERY_IDS] * 2, "key_segments": [KEY_IDS] * 2},
+            segments([0] * 5, [0] * 7),
+            id="second-segments",
+        ),
+        pytest.param(prefix(3, offset=0), {}, prefix(3, offset=0), id="prefix"),
+        pytest.param(
+            causal(0) & chunked(2, offset=0), {"causal_offset": 0}, chunked(2, offset=0), id="chunked-beside-causal"
+        ),
         pytest.param(key_lengths(4) | full(), {}, key_lengths(4) | full(), id="either"),
         pytest.param(~causal(0), {}, ~causal(0), id="not"),
         pytest.param(full(), {}, full(), id="full"),
@@ -196,6 +266,13 @@ def test_without_causal_a_window_stands_around_0() -> None:
     assert given(mask, "window") == {"window": (1, None)}
     assert folded(mask, "window") == causal(2)
     assert given(causal(2) & sliding_window(1, offset=2), "window") == {}
+
+
+@pytest.mark.parametrize("accepted", [*SEGMENTS, "causal_offset"])
+def test_segments_are_given_by_both_keywords_or_folded(accepted: str) -> None:
+    mask = segments(QUERY_IDS, KEY_IDS)
+    assert given(mask, accepted) == {}
+    assert folded(mask, accepted) == mask
 
 
 def test_no_mask_is_nothing() -> None:
@@ -222,3 +299,75 @@ def test_lengths_are_arrays_of_the_batch_shape_and_nobody_elses() -> None:
     parts.keywords["key_lengths"][:] = 0
     assert lengths == key_lengths([3, 4])
     assert take_apart(key_lengths(3), sizes_of((5, 3), 7), STRUCTURED).keywords["key_lengths"].shape == ()
+
+
+def test_segments_are_arrays_of_their_own() -> None:
+    ids = np.array(QUERY_IDS)
+    parts = take_apart(segments(ids, KEY_IDS), sizes_of((5, 3), 7), STRUCTURED)
+    assert parts.keywords["query_segments"].shape == (5,)
+    parts.keywords["query_segments"][:] = 7
+    assert ids.tolist() == QUERY_IDS
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_a_predicate_arrives_as_an_array(rank: str) -> None:
+    shape, keys = RANKS[rank]
+    sizes = sizes_of(shape, keys)
+    parts = take_apart(predicate("strided", lambda query, key: (query + 2 * key) % 3 != 0), sizes, STRUCTURED)
+    assert parts.keywords == {}
+    assert parts.rest is not None
+    array = to_array(parts.rest, sizes)
+    assert array.ndim == len(shape)
+    expected = [[(i + 2 * j) % 3 != 0 for j in range(keys)] for i in range(shape[-2])]
+    np.testing.assert_array_equal(
+        np.broadcast_to(array, (*shape[:-1], keys)), np.broadcast_to(expected, (*shape[:-1], keys))
+    )
+
+
+# Biases: a plain callable gets numbers for every pair.
+
+TABLE = np.arange(24.0).reshape(8, 3) / 4 - 2
+
+BIASES: dict[str, Bias] = {
+    "alibi": alibi(symmetric=True, offset="end"),
+    "alibi-signed": alibi([0.5, 0.125, 2.0], symmetric=False, offset=0),
+    "alibi-per-batch": alibi(symmetric=True, offset=[0, 2]),
+    "relative": relative_position_bias(TABLE, bidirectional=True, max_distance=9, offset="end"),
+    "relative-causal": relative_position_bias(TABLE, bidirectional=False, max_distance=16, offset=1),
+    "sum": alibi(symmetric=False, offset=1) + relative_position_bias(TABLE, bidirectional=True, offset=0),
+    "sum-with-array": alibi(symmetric=True, offset=0) + np.linspace(-1.0, 1.0, 35).reshape(5, 7),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("bias", BIASES)
+def test_a_bias_object_is_folded_into_an_array(bias: str, dtype: str) -> None:
+    array = bias_array(BIASES[bias], sizes_of(*WIDE), dtype, 4)
+    assert array.dtype == (np.float64 if dtype == "float64" else np.float32)
+    assert array.ndim == 4
+    assert all(size in (1, whole) for size, whole in zip(array.shape, (2, 3, 5, 7), strict=True))
+    data = bias_to_json(BIASES[bias])
+    expected = [addend(data, Pair((b,), (h,), i, j, 5, 7), heads=3) for b, h, i, j in np.ndindex(2, 3, 5, 7)]
+    np.testing.assert_allclose(
+        np.broadcast_to(array, (2, 3, 5, 7)).ravel(), expected, rtol=1e-15 if dtype == "float64" else 1e-7
+    )
+
+
+@pytest.mark.parametrize(("shape", "rank"), [((5, 3), 2), ((2, 5, 3), 3)], ids=["rank-2", "rank-3"])
+def test_without_a_head_axis_a_bias_object_has_none(shape: tuple[int, ...], rank: int) -> None:
+    array = bias_array(alibi(0.5, symmetric=True, offset=0), sizes_of(shape, 7), "float32", rank)
+    assert array.ndim == rank
+    expected = [[-0.5 * abs(i - j) for j in range(7)] for i in range(5)]
+    np.testing.assert_array_equal(np.broadcast_to(array, (*shape[:-1], 7)), np.broadcast_to(expected, (*shape[:-1], 7)))
+
+
+def test_a_bias_array_is_given_as_it_is() -> None:
+    array = np.linspace(0.0, 1.0, 35, dtype=np.float16).reshape(5, 7)
+    found = bias_array(array, sizes_of(*WIDE), "float16", 4)
+    assert (found.shape, found.dtype) == ((1, 1, 5, 7), np.float16)
+    assert found.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (5, 7), (2, 1, 5, 7)], ids=str)
+def test_axes_of_1_come_before_an_array(shape: tuple[int, ...]) -> None:
+    assert of_rank(np.ones(shape), 4).shape == (1,) * (4 - len(shape)) + shape

@@ -19,7 +19,7 @@ import answer_calls
 import frameworks
 import numpy as np
 import pytest
-from answer_calls import CALLS, HEADS, IDS, KEEP, POSITIONS, QUERY_IDS, VISIBLE, Array
+from answer_calls import CALLS, HEADS, IDS, KEEP, LAYOUTS, POSITIONS, QUERY_IDS, VISIBLE, Array
 from comparisons import assert_close, assert_same_bits
 from native_tensors import gradients, to_native, to_numpy
 from option_cases import assert_within_bounds, exact_and_bounds
@@ -104,14 +104,17 @@ COMPILERS: dict[str, tuple[str, Callable[[], Callable[[Any], Any]]]] = {
 }
 
 
+COMPILED = [(compiler, call) for compiler in COMPILERS for call in COMPILED_CALLS]
+COMPILED = [way for way in COMPILED if way[0] != "tensorflow-xla" or way[1] in ("t5", "everything", "partials")]
+
+
 @every_call
 def test_eager_is_the_reference(attn: ModuleType, call: str) -> None:
     for answer, exact in zip(ask(attn, call), expected(call), strict=True):
         assert_close(answer, exact, TOLERANCE)
 
 
-@pytest.mark.parametrize("call", COMPILED_CALLS)
-@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize(("compiler", "call"), COMPILED)
 def test_compiled_with_gradients_is_eager_without(compiler: str, call: str) -> None:
     name, transform = COMPILERS[compiler]
     frameworks.load(name)
@@ -203,45 +206,25 @@ def test_with_gradients_is_without(call: str) -> None:
 
 @every_call
 def test_twice_is_once_and_inputs_stay_as_they_were(attn: ModuleType, call: str) -> None:
-    name, function = frameworks.name_of(attn), CALLS[call].function
-    tensors = {key: to_native(name, array) for key, array in CALLS[call].arrays.items()}
-    first = answers(function(attn, **tensors))
-    random.seed(5)
-    np.random.seed(5)
-    ask(attn, "everything")
-    for answer, again in zip(first, answers(function(attn, **tensors)), strict=True):
-        assert_same_bits(again, answer)
-    for key, tensor in tensors.items():
-        assert_same_bits(to_numpy(tensor), CALLS[call].arrays[key])
-
-
-@every_call
-def test_numpy_arrays_may_be_read_only_and_are_not_written_to(attn: ModuleType, call: str) -> None:
-    arrays = {key: array.copy() for key, array in CALLS[call].arrays.items()}
-    writeable = answers(CALLS[call].function(attn, **arrays))
-    for key, array in arrays.items():
-        assert_same_bits(array, CALLS[call].arrays[key])
+    """Native tensors and NumPy arrays; these may be read-only, too."""
+    name, (function, arrays) = frameworks.name_of(attn), CALLS[call]
+    plain = {key: array.copy() for key, array in arrays.items()}
+    for tensors in ({key: to_native(name, array) for key, array in arrays.items()}, plain):
+        first = answers(function(attn, **tensors))
+        random.seed(5)
+        np.random.seed(5)
+        ask(attn, "everything")
+        for answer, again in zip(first, answers(function(attn, **tensors)), strict=True):
+            assert_same_bits(again, answer)
+        for key, tensor in tensors.items():
+            assert_same_bits(to_numpy(tensor), arrays[key])
+    for array in plain.values():
         array.flags.writeable = False
-    for answer, other in zip(answers(CALLS[call].function(attn, **arrays)), writeable, strict=True):
+    for answer, other in zip(answers(function(attn, **plain)), first, strict=True):
         assert_same_bits(answer, other)
 
 
 # --- memory layouts
-
-
-def reversed_in_memory(array: Array) -> Array:
-    backwards = tuple(slice(None, None, -1) for _ in array.shape)
-    return array[backwards].copy()[backwards]
-
-
-LAYOUTS: dict[str, Callable[[Array], Array]] = {
-    "fortran": lambda array: np.asfortranarray(array) if array.ndim else array,
-    "transposed": lambda array: array.swapaxes(-1, -2).copy().swapaxes(-1, -2) if array.ndim > 1 else array,
-    "reversed": reversed_in_memory,
-    "every_second": lambda array: np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array,
-    "repeated": lambda array: np.broadcast_to(array[:1], array.shape) if array.ndim else array,
-    "big_endian": lambda array: array.astype(array.dtype.newbyteorder(">")),
-}
 
 
 @every_call
@@ -385,7 +368,7 @@ def _other_state(name: str) -> Iterator[None]:
             framework.set_default_dtype(framework.float32)
 
 
-@pytest.mark.parametrize("call", ["everything", "t5", "key_value_attention", "rotary_half_split"])
+@pytest.mark.parametrize("call", ["everything", "rotary_half_split"])
 @pytest.mark.parametrize("name", ["torch", "jax"])
 def test_global_settings_do_not_change_float32(name: str, call: str) -> None:
     attn = frameworks.load(name)

@@ -16,7 +16,6 @@ from attention_cases import (
     GROUPED,
     MASKS,
     Array,
-    Dims,
     by_oracle,
     draw,
     draw_bias,
@@ -28,14 +27,25 @@ from comparisons import assert_close, assert_same_bits, assert_within
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_tensors import NUMPY_DTYPES, gradients, to_native, to_numpy
-from option_cases import FLOAT64_TOLERANCE, assert_native, assert_within_bounds, exact_and_bounds, visible_array
+from option_cases import (
+    FLOAT64_TOLERANCE,
+    assert_native,
+    assert_within_bounds,
+    by_module,
+    exact_and_bounds,
+    visible_array,
+)
 
 from attnspec import reference
 from attnspec.conformance.partial_bounds import merge_bound
 from attnspec.conformance.profiles import default_profile
 from attnspec.contract import Dropout
 
-MASKED = ["none", "and_queries", "array", "packed_causal"]
+WHOLE = {
+    f"{label}-{mask}": (dims, mask)
+    for label, dims in [*((f"rank{rank}", dims) for rank, dims in BY_RANK.items()), ("grouped", GROUPED)]
+    for mask in ("none", "and_queries", "array", "packed_causal")
+}
 
 
 @pytest.fixture(params=frameworks.FRAMEWORKS, scope="module")
@@ -48,9 +58,13 @@ def name(request: pytest.FixtureRequest) -> str:
 # --- one slice
 
 
-@pytest.mark.parametrize("mask", MASKED)
-@pytest.mark.parametrize("dims", [*BY_RANK.values(), GROUPED], ids=[*(f"rank{rank}" for rank in BY_RANK), "grouped"])
-def test_one_slice(attn: ModuleType, dims: Dims, mask: str) -> None:
+@pytest.mark.parametrize(
+    ("attn", "case"),
+    by_module(WHOLE, ["rank2-none", "rank3-array", "grouped-and_queries"], frameworks.MODULES),
+    indirect=["attn"],
+)
+def test_one_slice(attn: ModuleType, case: str) -> None:
+    dims, mask = WHOLE[case]
     arrays = draw(dims)
     made, visible = MASKS[mask].make(dims), MASKS[mask].visible(dims)
     expected = by_oracle(oracle_scalar.attention_stages, dims, *arrays, visible=visible, scale=-0.7, softcap=5.0)
@@ -128,12 +142,17 @@ CUTS = {
     "empty_last": [0, 5, 7, 7],
     "empty_between": [0, 2, 2, 2, 7],
 }
+MERGED = {f"{label}-{mask}": (cuts, mask) for label, cuts in CUTS.items() for mask in ("none", "and_queries", "array")}
 
 
-@pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS.keys())
-@pytest.mark.parametrize("mask", ["none", "and_queries", "array"])
 @pytest.mark.parametrize("with_sinks", [False, True], ids=["plain", "sinks"])
-def test_merged_slices_are_the_whole(attn: ModuleType, mask: str, cuts: list[int], with_sinks: bool) -> None:
+@pytest.mark.parametrize(
+    ("attn", "case"),
+    by_module(MERGED, ["empty_between-and_queries", "one_by_one-array"], frameworks.MODULES),
+    indirect=["attn"],
+)
+def test_merged_slices_are_the_whole(attn: ModuleType, case: str, with_sinks: bool) -> None:
+    cuts, mask = MERGED[case]
     arrays, bias = draw(GROUPED), draw_bias(GROUPED.pairs, masked=0.1)
     sinks = np.array([0.5, -4.0, 6.0, -np.inf, 1000.0, -1000.0]) if with_sinks else None
     visible = visible_array(GROUPED, mask)
@@ -144,9 +163,11 @@ def test_merged_slices_are_the_whole(attn: ModuleType, mask: str, cuts: list[int
     assert_close(to_numpy(merged.logsumexp), expected.logsumexp, FLOAT64_TOLERANCE)
 
 
-@pytest.mark.parametrize("rank", BY_RANK)
-def test_every_rank(attn: ModuleType, rank: int) -> None:
-    dims = BY_RANK[rank]
+@pytest.mark.parametrize(
+    ("attn", "rank"), by_module([*map(str, BY_RANK)], ["5"], frameworks.MODULES), indirect=["attn"]
+)
+def test_every_rank(attn: ModuleType, rank: str) -> None:
+    dims = BY_RANK[int(rank)]
     sinks = np.linspace(-1.0, 2.0, dims.heads) if dims.has_heads else 0.5
     visible = visible_array(dims, "and_queries")
     expected = reference.attention_stages(*draw(dims), mask=visible, sinks=sinks)

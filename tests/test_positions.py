@@ -11,7 +11,7 @@ import pytest
 from attention_cases import Array
 from comparisons import assert_close, assert_same_bits, assert_within
 from native_tensors import NUMPY_DTYPES, to_native, to_numpy
-from option_cases import assert_native
+from option_cases import assert_native, by_module
 
 from attnspec import reference
 from attnspec.conformance.position_bounds import rotary_bound, sinusoidal_bound
@@ -63,6 +63,15 @@ def _cases() -> dict[str, Rotation]:
 
 
 CASES = _cases()
+JAX = [
+    "rank2-shared",
+    "rank3-float",
+    "rank4-batch",
+    "rank5-batch",
+    "base500000.0",
+    "rotary_dim2",
+    "frequencies-partial",
+]
 NARROW = ["rank2-shared", "rank4-batch", "rank5-float", "base500000.0", "rotary_dim4"]
 
 
@@ -77,17 +86,16 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_rotary_embedding(attn: ModuleType, case: Rotation, pairing: str) -> None:
+@pytest.mark.parametrize(("attn", "case"), by_module(CASES, JAX, frameworks.MODULES), indirect=["attn"])
+def test_rotary_embedding(attn: ModuleType, case: str, pairing: str) -> None:
     """Angles of up to 300 radians are known to 300 · 2^-52 or so."""
-    name, inputs = frameworks.name_of(attn), case.inputs
-    expected = oracle_positions.rotary_embedding(inputs, case.positions, pairing=pairing, **case.options)
-    tensors = to_native(name, inputs), to_native(name, case.positions)
-    actual = attn.rotary_embedding(*tensors, pairing=pairing, **case.options)
+    name, inputs, (_, positions, options) = frameworks.name_of(attn), CASES[case].inputs, CASES[case]
+    expected = oracle_positions.rotary_embedding(inputs, positions, pairing=pairing, **options)
+    actual = attn.rotary_embedding(to_native(name, inputs), to_native(name, positions), pairing=pairing, **options)
     assert_native(name, actual, "float64") if name != "reference" else None
     assert to_numpy(actual).dtype == np.float64
     assert_close(to_numpy(actual), expected, 3e-13)
-    size = case.options.get("rotary_dim", 6)
+    size = options.get("rotary_dim", 6)
     assert_same_bits(to_numpy(actual)[..., size:], inputs[..., size:])
     # The rounding of an angle moves both components; what the angle is turns no length.
     assert_close((to_numpy(actual) ** 2).sum(-1), (inputs**2).sum(-1), 1e-14)
@@ -194,12 +202,16 @@ def test_poison_stays_in_its_pair(attn: ModuleType, poison: float) -> None:
 
 # --- given tables
 
+TABLES = [f"{rank}-{kind}" for rank in SHAPES for kind in ("shared", "batch")]
+
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
-@pytest.mark.parametrize("rank", SHAPES)
-@pytest.mark.parametrize("batched", [False, True], ids=["shared", "batch"])
-def test_rotate_pairs(attn: ModuleType, rank: int, batched: bool, pairing: str) -> None:
+@pytest.mark.parametrize(
+    ("attn", "case"), by_module(TABLES, ["2-shared", "5-batch"], frameworks.MODULES), indirect=["attn"]
+)
+def test_rotate_pairs(attn: ModuleType, case: str, pairing: str) -> None:
     """The tables need not be cosines and sines; components beyond them pass."""
+    rank, batched = int(case[0]), case.endswith("batch")
     shape, rng = SHAPES[rank], np.random.default_rng(7)
     inputs = rng.standard_normal(shape)
     batch = shape[:-3] if rank > 3 else shape[:-2]
@@ -245,16 +257,33 @@ def test_rotate_pairs_in_narrow_dtypes(name: str, dtype: str) -> None:
 # --- sinusoidal positions
 
 
-@pytest.mark.parametrize("size", [0, 2, 6, 64])
-@pytest.mark.parametrize("base", [10000.0, 100, 2.5])
-@pytest.mark.parametrize("positions", [0, 1, 7, [3, 0, 250], [[0.5, -2.25], [1e3, 7.0]]], ids=str)
-def test_sinusoidal_positions(attn: ModuleType, positions: Any, size: int, base: float) -> None:
-    given = positions if isinstance(positions, int) else np.array(positions)
-    expected = oracle_positions.sinusoidal_positions(given, size, base=base)
+ENCODED: dict[str, tuple[Any, int, float]] = {
+    f"{label}-{size}-{base}": (positions, size, base)
+    for label, positions in {
+        "none": 0,
+        "one": 1,
+        "seven": 7,
+        "list": [3, 0, 250],
+        "floats": [[0.5, -2.25], [1e3, 7.0]],
+    }.items()
+    for size, base in ((0, 10000.0), (2, 2.5), (6, 10000.0), (64, 100))
+}
+
+
+@pytest.mark.parametrize(
+    ("attn", "case"),
+    by_module(ENCODED, ["none-6-10000.0", "seven-64-100", "list-2-2.5", "floats-0-10000.0"], frameworks.MODULES),
+    indirect=["attn"],
+)
+def test_sinusoidal_positions(attn: ModuleType, case: str) -> None:
+    positions, size, base = ENCODED[case]
+    expected = oracle_positions.sinusoidal_positions(
+        positions if isinstance(positions, int) else np.array(positions), size, base=base
+    )
     actual = to_numpy(attn.sinusoidal_positions(positions, size, base=base, dtype="float64"))
     assert actual.dtype == np.float64
     assert actual.shape == expected.shape
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12 if size else 0.0)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16", "float16"])

@@ -132,7 +132,7 @@ class TestJax:
             assert_close(function(case.other), expected(case.other), TOLERANCE)
             assert len(traces) == 2
 
-    @every_case
+    @pytest.mark.parametrize("name", WITH_ARRAYS)
     def test_mapped_scanned_carried_and_chosen(self, name: str) -> None:
         case, jax = CASES[name], self.jax
         each = [case.make(*leaves) for leaves in stacked(case)]
@@ -146,13 +146,10 @@ class TestJax:
         @jax.jit
         def function(trees: Any, behind: Any, first: Any, second: Any) -> Any:
             _, scanned = jax.lax.scan(lambda carry, tree: (carry, attend(self.attn, tree)), 0, trees, length=3)
-            by_axes = (
-                mapped(trees, jax.tree.map(lambda _: 0, trees)),
-                mapped(behind, jax.tree.map(lambda _: -1, behind)),
-            )
+            by_axes = mapped(behind, jax.tree.map(lambda _: -1, behind))
             swapped, _ = jax.lax.fori_loop(0, 3, lambda _, pair: (pair[1], pair[0]), (first, second))
             chosen = jax.lax.cond(np.arange(3).sum() > 3, lambda: first, lambda: second)
-            return (mapped(trees, 0), *by_axes, scanned), swapped, chosen
+            return (mapped(trees, 0), by_axes, scanned), swapped, chosen
 
         for result in (answer := function(trees, behind, each[0], each[1]))[0]:
             assert_close(result, results, TOLERANCE)

@@ -1,25 +1,25 @@
-"""The shipped vectors as data: whole, unambiguous, able to judge, and right by an oracle that shares nothing."""
+"""The shipped vectors as data: whole, unambiguous, and able to judge. That they are right: test_vector_oracles.py."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import oracle_scalar
 import pytest
-from comparisons import assert_close, assert_same_pattern
-from pairs_by_hand import Pair, entry, sees
 
-from attnspec.conformance.admission import CHEATS, decides, evaluate, largest_ratio
-from attnspec.conformance.cases import DTYPES, VECTORS, Case, shipped_cases
-from attnspec.conformance.freeze import freeze
+from attnspec.conformance.admission import CHEATS, decides, evaluate, largest_ratio, rejects
+from attnspec.conformance.cases import DTYPES, VECTORS, Case, payload_of, shipped_cases
+from attnspec.conformance.derivatives import DERIVATIVES
+from attnspec.conformance.freeze import PARTIAL, freeze
+from attnspec.conformance.operations import OPERATIONS
 from attnspec.conformance.profiles import default_profile
+from attnspec.conformance.tensor_files import read_tensors
 
 CASES = shipped_cases()
 MANIFEST = json.loads((VECTORS / "manifest.json").read_text(encoding="utf8"))
@@ -30,8 +30,8 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 # The collection as a whole.
 
 
-def test_there_are_at_least_sixty_vectors() -> None:
-    assert len(CASES) >= 60
+def test_there_are_hundreds_of_vectors() -> None:
+    assert len(CASES) >= 600
 
 
 def test_identifiers_and_payloads_are_unique() -> None:
@@ -63,19 +63,47 @@ def test_no_file_is_a_pickle() -> None:
             assert head[:1] == b"{", path
 
 
+CORE = ("query", "key", "value")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_vectors_share_at_most_24_shapes(dtype: str) -> None:
+def test_attentions_share_at_most_24_shapes(dtype: str) -> None:
+    of_dtype = [case for case in CASES if case.dtype == dtype and set(CORE) <= set(case.tensors)]
     signatures = {
-        (case.operation, tuple(sorted((name, tensor.shape) for name, tensor in case.tensors.items() if name != "bias")))
-        for case in CASES
-        if case.dtype == dtype
+        tuple(case.tensors[name].shape for name in CORE) for case in of_dtype if "query_weight" not in case.tensors
     }
     assert len(signatures) <= 24, sorted(signatures)
 
 
-@pytest.mark.parametrize("clause", [f"S{n}" for n in (*range(1, 9), *range(10, 13), *range(16, 19))])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("operation", [name for name in OPERATIONS if "query" not in OPERATIONS[name].tensors])
+def test_other_operations_have_few_shapes(operation: str, dtype: str) -> None:
+    names = OPERATIONS[operation].tensors
+    signatures = {
+        tuple(case.tensors[name].shape for name in names)
+        for case in CASES
+        if (case.operation, case.dtype) == (operation, dtype)
+    }
+    assert 1 <= len(signatures) <= 4, sorted(signatures)
+
+
+@pytest.mark.parametrize("clause", [f"S{n}" for n in (*range(1, 19), 21, 22)])
 def test_every_clause_has_vectors_in_every_dtype(clause: str) -> None:
     assert {case.dtype for case in CASES if clause in case.clauses} == set(DTYPES)
+
+
+def test_there_is_no_vector_of_a_clause_that_is_not_written() -> None:
+    assert {clause for case in CASES for clause in case.clauses} == {f"S{n}" for n in (*range(1, 19), 21, 22)}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_has_vectors_in_every_dtype(operation: str) -> None:
+    assert {case.dtype for case in CASES if case.operation == operation and case.direction == "forward"} == set(DTYPES)
+
+
+@pytest.mark.parametrize("operation", DERIVATIVES)
+def test_every_derivative_has_vectors_in_every_dtype(operation: str) -> None:
+    assert {case.dtype for case in CASES if case.operation == operation and case.direction == "backward"} == set(DTYPES)
 
 
 def _lengths(case: Case) -> tuple[int, int]:
@@ -86,27 +114,53 @@ def _largest(tensor: Any) -> float:
     return float(np.abs(tensor.astype(np.float64)).max())
 
 
+def _output(case: Case) -> Any:
+    return case.expected["output"]
+
+
+def _has_poison(case: Case, test: Any) -> bool:
+    return bool(test(case.tensors["value"].astype(np.float64)).any()) and bool(np.isfinite(_output(case)).all())
+
+
 FEATURES: dict[str, Callable[[Case], bool]] = {
     "fewer-queries-than-keys": lambda case: _lengths(case)[0] < _lengths(case)[1],
     "more-queries-than-keys": lambda case: _lengths(case)[0] > _lengths(case)[1] > 0,
     "batch-unlike-heads": lambda case: case.tensors["query"].ndim == 4 and _batch_and_heads(case) == (3, 6),
-    "length-like-heads": lambda case: case.tensors["query"].ndim == 4 and len({*case.expected.shape[1:3]}) == 1,
-    "grouped-heads": lambda case: case.expected.ndim > 3 and case.tensors["key"].shape[-3] < case.expected.shape[-3],
+    "length-like-heads": lambda case: case.tensors["query"].ndim == 4 and len({*_output(case).shape[1:3]}) == 1,
+    "grouped-heads": lambda case: _output(case).ndim > 3 and case.tensors["key"].shape[-3] < _output(case).shape[-3],
     "value-size-unlike-key-size": lambda case: case.tensors["value"].shape[-1] != case.tensors["key"].shape[-1],
     "rank-2": lambda case: case.tensors["query"].ndim == 2,
     "rank-3": lambda case: case.tensors["query"].ndim == 3,
     "rank-5": lambda case: case.tensors["query"].ndim == 5,
     "no-keys": lambda case: _lengths(case)[1] == 0,
-    "empty-rows": lambda case: "empty_rows" in case.features and bool((case.expected == 0).all(axis=-1).any()),
-    "poison-nan": lambda case: bool(np.isnan(case.tensors["value"]).any()) and bool(np.isfinite(case.expected).all()),
-    "poison-inf": lambda case: bool(np.isinf(case.tensors["value"]).any()) and bool(np.isfinite(case.expected).all()),
+    "empty-rows": lambda case: "empty_rows" in case.features and bool((_output(case) == 0).all(axis=-1).any()),
+    "poison-nan": lambda case: _has_poison(case, np.isnan),
+    "poison-inf": lambda case: _has_poison(case, np.isinf),
     "poison-large": lambda case: "poison" in case.features and _largest(case.tensors["value"]) > 9e3,
-    "visible-nan-or-inf": lambda case: case.nonfinite and not np.isfinite(case.expected).all(),
+    "poison-in-a-dropped-value": lambda case: "keep" in case.tensors and _has_poison(case, np.isnan),
+    "visible-nan-or-inf": lambda case: case.nonfinite and not np.isfinite(_output(case)).all(),
     "needle": lambda case: "needle" in case.features,
     "exact": lambda case: "exact" in case.features,
-    "bias": lambda case: "bias" in case.tensors,
+    "bias": lambda case: case.options["bias"] is True,
     "softcap": lambda case: case.options["softcap"] is not None,
     "negative-scale": lambda case: (case.options["scale"] or 0) < 0,
+    "segments": lambda case: '"segments"' in json.dumps(case.options["mask"]),
+    "segments-per-batch-element": lambda case: '"query_ids": [[' in json.dumps(case.options["mask"]),
+    "prefix": lambda case: '"prefix"' in json.dumps(case.options["mask"]),
+    "chunked": lambda case: '"chunked"' in json.dumps(case.options["mask"]),
+    "alibi-symmetric": lambda case: '"symmetric": true' in json.dumps(case.options["bias"]),
+    "alibi-signed": lambda case: '"symmetric": false' in json.dumps(case.options["bias"]),
+    "alibi-own-slopes": lambda case: '"slopes": [' in json.dumps(case.options["bias"]),
+    "relative-bidirectional": lambda case: '"bidirectional": true' in json.dumps(case.options["bias"]),
+    "relative-causal": lambda case: '"bidirectional": false' in json.dumps(case.options["bias"]),
+    "bias-sum": lambda case: '"sum"' in json.dumps(case.options["bias"]),
+    "sinks": lambda case: case.options["sinks"] and case.tensors["sinks"].ndim == 1,
+    "sinks-without-heads": lambda case: case.options["sinks"] and case.tensors["sinks"].ndim == 0,
+    "sinks-above-the-logits": lambda case: case.options["sinks"] and _largest(case.tensors["sinks"]) > 10,
+    "sinks-with-empty-rows": lambda case: case.options["sinks"] and bool((_output(case) == 0).all(axis=-1).any()),
+    "dropout": lambda case: case.options["dropout"] and not case.tensors["keep"].all(),
+    "dropout-shared-by-the-batch": lambda case: case.options["dropout"] and case.tensors["keep"].ndim == 2,
+    "dropout-and-sinks": lambda case: case.options["dropout"] and case.options["sinks"],
 }
 
 
@@ -117,23 +171,99 @@ def _batch_and_heads(case: Case) -> tuple[int, int]:
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_every_feature_is_there_in_every_dtype(feature: str) -> None:
-    present = {case.dtype for case in CASES if case.operation == "dot_product_attention" and FEATURES[feature](case)}
-    assert present == set(DTYPES)
+    forward = [case for case in CASES if case.operation == "dot_product_attention" and case.direction == "forward"]
+    # The options came later: the oldest vectors do not name them.
+    named = [replace(case, options={"sinks": False, "dropout": None, **case.options}) for case in forward]
+    assert {case.dtype for case in named if FEATURES[feature](case)} == set(DTYPES)
+
+
+BACKWARD: dict[str, Callable[[Case], bool]] = {
+    "causal": lambda case: '"causal"' in json.dumps(case.options["mask"]),
+    "segments": lambda case: '"segments"' in json.dumps(case.options["mask"]),
+    "key-lengths": lambda case: '"key_lengths"' in json.dumps(case.options["mask"]),
+    "softcap": lambda case: case.options["softcap"] is not None,
+    "negative-scale": lambda case: (case.options["scale"] or 0) < 0,
+    "bias-gradient": lambda case: "bias" in case.expected,
+    "bias-summed-over-queries": lambda case: "bias" in case.expected and 1 in case.expected["bias"].shape[-2:],
+    "bias-object": lambda case: isinstance(case.options["bias"], dict),
+    "sinks-gradient": lambda case: "sinks" in case.expected,
+    "dropout": lambda case: case.options["dropout"] is not None,
+    "logsumexp-cotangent": lambda case: "logsumexp_cotangent" in case.tensors,
+    "grouped-heads": lambda case: case.expected["key"].shape[-3] < case.tensors["query"].shape[-3],
+    "empty-rows": lambda case: "empty_rows" in case.features and _zero_rows(case.expected["query"]),
+    "poison": lambda case: not np.isfinite(case.tensors["key"].astype(np.float64)).all(),
+}
+
+
+def _zero_rows(gradient: Any) -> bool:
+    return bool((gradient == 0).all(axis=-1).any())
+
+
+@pytest.mark.parametrize("feature", BACKWARD)
+def test_every_feature_of_gradients_is_there_in_every_dtype(feature: str) -> None:
+    backward = [case for case in CASES if case.direction == "backward" and {"query", "key"} <= set(case.expected)]
+    assert {case.dtype for case in backward if BACKWARD[feature](case)} == set(DTYPES)
 
 
 @each_case
 def test_tensors_have_the_dtype_and_only_poison_is_not_finite(case: Case) -> None:
-    assert {tensor.dtype for tensor in case.tensors.values()} == {DTYPES[case.dtype]}
-    assert case.expected.dtype == np.float64
-    assert bool(np.isfinite(case.expected).all()) == (not case.nonfinite)
+    wide = DTYPES["float64" if case.dtype == "float64" else "float32"]
+    always_wide = {"logsumexps", "output_cotangent", "logsumexp_cotangent"} if case.operation in PARTIAL else set()
+    for name, tensor in case.tensors.items():
+        if name == "keep":
+            assert tensor.dtype == np.bool_
+        elif name != "positions":
+            assert tensor.dtype == (wide if name in always_wide else DTYPES[case.dtype]), name
+        elif case.operation == "sinusoidal_positions":
+            assert tensor.dtype == np.int64
+    for name, expected in case.expected.items():
+        assert expected.dtype == np.float64
+        if name == "logsumexp" and case.direction == "forward":
+            assert not np.isnan(expected).any()
+            assert not np.isposinf(expected).any()
+        else:
+            assert bool(np.isfinite(expected).all()) == (not case.nonfinite), name
+
+
+@each_case
+def test_the_results_are_those_that_the_operation_gives(case: Case) -> None:
+    if case.direction == "forward":
+        assert set(case.expected) == ({"output", "logsumexp"} if case.operation in PARTIAL else {"output"})
+        return
+    unread = {"keep", "positions", "output_cotangent", "logsumexp_cotangent"}
+    assert set(case.expected) == set(case.tensors) - unread
+    assert {name: array.shape for name, array in case.expected.items()} == {
+        name: case.tensors[name].shape for name in case.expected
+    }
+
+
+def test_a_logsumexp_of_minus_infinity_belongs_to_an_output_of_zeros() -> None:
+    empty = 0
+    for case in CASES:
+        if case.direction == "forward" and "logsumexp" in case.expected:
+            rows = np.isneginf(case.expected["logsumexp"])
+            empty += int(rows.sum())
+            assert (case.expected["output"][rows] == 0.0).all(), case.id
+    assert empty > 100
+
+
+@each_case
+def test_a_case_and_its_payload_hold_the_same(case: Case) -> None:
+    payload = read_tensors((VECTORS / f"{case.id}.safetensors").read_bytes())
+    named = payload_of(case)
+    assert set(named) == set(payload)
+    assert all(named[name].tobytes() == payload[name].tobytes() for name in payload)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.same_bits_as], ids=lambda case: case.id)
 def test_twins_differ_in_their_inputs_and_not_in_what_is_expected(case: Case) -> None:
     twin = next(other for other in CASES if other.id == case.same_bits_as)
-    assert twin.options == case.options
-    assert twin.expected.tobytes() == case.expected.tobytes()
-    assert twin.tensors["value"].tobytes() != case.tensors["value"].tobytes()
+    assert (twin.options, twin.operation, twin.direction) == (case.options, case.operation, case.direction)
+    assert set(twin.expected) == set(case.expected)
+    assert all(twin.expected[name].tobytes() == case.expected[name].tobytes() for name in case.expected)
+    changed = {name for name in case.tensors if twin.tensors[name].tobytes() != case.tensors[name].tobytes()}
+    assert changed
+    assert changed <= {"query", "key", "value", "outputs"}
 
 
 # What each vector must be able to do.
@@ -144,127 +274,48 @@ def test_the_default_profile_decides(case: Case) -> None:
     assert decides(evaluate(case, default_profile(case.dtype)))
 
 
+NO_ANSWER = {("mean_value", "sinusoidal_positions"), *(("mean_value", f"{name} backward") for name in DERIVATIVES)}
+"""Cheats that have nothing to give: there are no values to average."""
+
+
 @pytest.mark.parametrize("cheat", CHEATS)
 @each_case
 def test_cheats_are_rejected(case: Case, cheat: str) -> None:
     undecided = next(item["undecided"] for item in MANIFEST["cases"] if item["id"] == case.id)
-    ratio = largest_ratio(CHEATS[cheat](case), case.expected, evaluate(case, default_profile(case.dtype)).bound)
-    if cheat in undecided:
-        assert ratio <= 1, f"declared undecided ({undecided[cheat]}), and rejected with {ratio}"
+    evaluation, results = evaluate(case, default_profile(case.dtype)), CHEATS[cheat](case)
+    ratios = [largest_ratio(results[name], case.expected[name], evaluation.bounds[name]) for name in results]
+    verdict = rejects(CHEATS[cheat], case, evaluation)
+    if (cheat, case.operation + (" backward" if case.direction == "backward" else "")) in NO_ANSWER:
+        assert (verdict, ratios) == (None, [])
+    elif cheat in undecided:
+        assert verdict is False
+        assert max(ratios) <= 1, f"declared undecided ({undecided[cheat]}), and rejected with {max(ratios)}"
     else:
-        assert ratio > 4, f"{cheat} reaches only {ratio} of the bound"
+        assert verdict is True
+        assert max(ratios) > 4, f"{cheat} reaches only {max(ratios)} of the bound"
+
+
+@pytest.mark.parametrize("cheat", ["zeros", "constant", "shuffled_rows"])
+@pytest.mark.parametrize("case", [case for case in CASES if len(case.expected) > 1], ids=lambda case: case.id)
+def test_every_result_alone_rejects_cheats(case: Case, cheat: str) -> None:
+    evaluation, results = evaluate(case, default_profile(case.dtype)), CHEATS[cheat](case)
+    for name, expected in case.expected.items():
+        ratio = largest_ratio(results[name], expected, evaluation.bounds[name])
+        # The gradient of a key's bias is 0. What has one axis has no rows.
+        if name == "key_bias" or (cheat == "shuffled_rows" and expected.ndim == 1):
+            assert ratio <= 1
+        else:
+            assert ratio > 3, f"{cheat} reaches only {ratio} of the bound of {name}"
 
 
 def test_undecided_cheats_stay_rare() -> None:
     declared = [cheat for item in MANIFEST["cases"] for cheat in item["undecided"]]
     assert len(declared) < len(CASES) * len(CHEATS) / 30
-
-
-# The frozen outputs, by an oracle that shares no line with the reference.
-
-
-def _sequential(left: Any, right: Any, bias: Any = None) -> Any:
-    """Compute left · right + bias with one correctly rounded sum for each entry."""
-    rows, columns = left.reshape(-1, left.shape[-1]).tolist(), right.T.tolist()
-    added = [0.0] * len(columns) if bias is None else bias.tolist()
-    sums = [
-        [
-            math.fsum([x * w for x, w in zip(row, column, strict=True)] + [b])
-            for column, b in zip(columns, added, strict=True)
-        ]
-        for row in rows
-    ]
-    return np.array(sums).reshape(*left.shape[:-1], len(columns))
-
-
-def _heads(array: Any, count: int) -> Any:
-    """(B, T, H·D) → (B, H, T, D), one head's columns after another's."""
-    size = array.shape[-1] // count
-    return np.stack([array[..., h * size : (h + 1) * size] for h in range(count)], axis=-3)
-
-
-def _projected(case: Case) -> tuple[Any, Any, Any]:
-    """Give the query, key and value of an operation, each with a head axis where the operation has heads."""
-    t = {name: tensor.astype(np.float64) for name, tensor in case.tensors.items()}
-    match case.operation:
-        case "self_attention":
-            names = ("query_weight", "key_weight", "value_weight")
-            query, key, value = (_sequential(t["inputs"], t[name])[..., None, :, :] for name in names)
-        case "key_value_attention":
-            query, key, value = t["query"][..., None, None, :], t["keys"][..., None, :, :], t["values"][..., None, :, :]
-        case "multi_head_attention":
-            counts = {"query": case.options["num_heads"], "key": case.options["num_kv_heads"]}
-            query, key, value = (
-                _heads(
-                    _sequential(t[part], t[f"{part}_weight"], t.get(f"{part}_bias")), counts.get(part, counts["key"])
-                )
-                for part in ("query", "key", "value")
-            )
-        case _:
-            query, key, value = t["query"], t["key"], t["value"]
-    return query, key, value
-
-
-def by_hand(case: Case) -> Any:
-    """Compute a case's output with the scalar oracle."""
-    query, key, value = _projected(case)
-    has_heads = query.ndim > 3
-    batch = query.shape[: max(query.ndim - 3, 0)] if has_heads else query.shape[:-2]
-    queries, keys = query.shape[-2], key.shape[-2]
-    bias = case.tensors["bias"].astype(np.float64).tolist() if case.options["bias"] else None
-
-    def pair(b: int, h: int, i: int, j: int) -> Pair:
-        place = tuple(int(index) for index in np.unravel_index(b, batch)) if batch else ()
-        return Pair(place, (h,) if has_heads else (), i, j, queries, keys)
-
-    stages = oracle_scalar.attention_stages(
-        *(_canonical(array, batch, has_heads) for array in (query, key, value)),
-        visible=lambda *place: sees(case.options["mask"], pair(*place)),
-        bias=None if bias is None else lambda *place: entry(bias, pair(*place)),
-        scale=case.options["scale"],
-        softcap=case.options["softcap"],
-    )
-    output = stages["output"].reshape(*query.shape[:-1], value.shape[-1])
-    if case.operation == "self_attention":
-        output = output[..., 0, :, :]
-    elif case.operation == "key_value_attention":
-        output = output[..., 0, 0, :]
-    elif case.operation == "multi_head_attention":
-        weight, added = (case.tensors.get(f"output_{part}") for part in ("weight", "bias"))
-        merged = np.concatenate([output[..., h, :, :] for h in range(output.shape[-3])], axis=-1)
-        output = _sequential(merged, weight.astype(np.float64), None if added is None else added.astype(np.float64))
-    return output
-
-
-def _canonical(array: Any, batch: tuple[int, ...], has_heads: bool) -> Any:
-    return array.reshape(math.prod(batch), array.shape[-3] if has_heads else 1, *array.shape[-2:])
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case.dtype == "float64"], ids=lambda case: case.id)
-def test_frozen_outputs_agree_with_the_independent_oracle(case: Case) -> None:
-    output = by_hand(case)
-    assert_same_pattern(output, case.expected)
-    finite = np.isfinite(case.expected)
-    assert_close(np.where(finite, output, 0.0), np.where(finite, case.expected, 0.0), factor=1e-13)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize(
-    "name", ["softcap-scale", "visible-values", "multi-head-masked", "key-value-lengths", "rank-5"]
-)
-def test_frozen_outputs_are_those_of_the_rounded_inputs(name: str, dtype: str) -> None:
-    case = next(case for case in CASES if case.id == f"{name}-{dtype}")
-    output = by_hand(case)
-    assert_same_pattern(output, case.expected)
-    finite = np.isfinite(case.expected)
-    assert_close(np.where(finite, output, 0.0), np.where(finite, case.expected, 0.0), factor=1e-13)
-
-
-def test_the_oracle_would_notice_another_mask() -> None:
-    case = next(case for case in CASES if case.id == "causal-end-float64")
-    other = Case(**{**vars(case), "options": {**case.options, "mask": {"kind": "causal", "offset": 0}}})
-    with pytest.raises(AssertionError, match="largest difference"):
-        assert_close(by_hand(other), case.expected, factor=1e-13)
+    assert {item["id"].rsplit("-", 1)[0] for item in MANIFEST["cases"] if item["undecided"]} == {
+        "one-key",
+        "no-keys",
+        "window-self",
+    }
 
 
 # Freezing only adds.
@@ -295,10 +346,16 @@ def test_freezing_adds_exactly_what_is_missing_with_the_same_bytes(copy_of_vecto
 
     again = json.loads((copy_of_vectors / "manifest.json").read_text(encoding="utf8"))
     assert again["cases"][:-2] == kept
-    assert sorted(again["cases"], key=_id) == sorted(MANIFEST["cases"], key=_id)
+    assert sorted(map(_filled, again["cases"]), key=_id) == sorted(map(_filled, MANIFEST["cases"]), key=_id)
     for path in VECTORS.glob("*.safetensors"):
         assert (copy_of_vectors / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def _id(item: dict[str, Any]) -> str:
     return str(item["id"])
+
+
+def _filled(item: dict[str, Any]) -> dict[str, Any]:
+    """Say what the oldest entries, from before there were gradients, sinks and dropout, leave out."""
+    options = {"sinks": False, "dropout": None, **item["options"]}
+    return {"direction": "forward", **item, "options": options}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,16 +26,23 @@ VARIANTS = {variant.name: variant for variant in variants()}
 PLAIN = VARIANTS["plain"]
 FAULTS_BY_NAME = {fault.name: fault for fault in FAULTS}
 ROBUST = 4.0
-DOT_PRODUCTS = [case for case in shipped_cases() if case.operation == "dot_product_attention"]
+OPERATIONS = frozenset({"dot_product_attention", "attention_with_logsumexp"})
+ATTENTIONS = [case for case in shipped_cases() if case.operation in OPERATIONS and case.direction == "forward"]
+BY_ID = {case.id: case for case in ATTENTIONS}
 
 Array = np.ndarray[Any, Any]
+
+
+def test_the_zoo_sees_both_operations_in_every_dtype() -> None:
+    present = {(case.operation, case.dtype) for case in ATTENTIONS}
+    assert present == {(operation, dtype) for operation in OPERATIONS for dtype in DTYPES}
 
 
 @functools.cache
 def report_of(variant: str, dtype: str) -> Report:
     chosen = VARIANTS[variant]
     profile = chosen.profiles[dtype]
-    selection = Selection(operations=frozenset({"dot_product_attention"}), dtypes=frozenset({dtype}))
+    selection = Selection(operations=OPERATIONS, dtypes=frozenset({dtype}), directions=frozenset({"forward"}))
     target = CallableTarget(variant, chosen.attention)
     return run([target], selection, profile=None if profile is None else PROFILES[profile])
 
@@ -46,8 +54,9 @@ HELD = [(variant.name, dtype) for variant in VARIANTS.values() for dtype in vari
 
 
 def test_there_are_enough_variants_and_faults() -> None:
-    assert len(VARIANTS) >= 8
-    assert len(FAULTS_BY_NAME) == len(FAULTS) >= 10
+    assert len(VARIANTS) >= 20
+    assert {"sink-by-sigmoid", "drop-last"} <= set(VARIANTS)
+    assert len(FAULTS_BY_NAME) == len(FAULTS) >= 40
 
 
 @pytest.mark.parametrize(("variant", "dtype"), HELD, ids=[f"{name}-{dtype}" for name, dtype in HELD])
@@ -80,31 +89,38 @@ def test_distribution_of_correct_variants() -> None:
 def test_variants_really_round_differently(variant: str) -> None:
     chosen = VARIANTS[variant]
     dtypes = sorted(chosen.profiles, key=lambda dtype: dtype != "float32")  # where most of them differ at once
-    cases = [case for dtype in dtypes for case in DOT_PRODUCTS if case.dtype == dtype]
-    assert any(_output(chosen, case).tobytes() != _output(PLAIN, case).tobytes() for case in cases)
+    cases = [case for dtype in dtypes for case in ATTENTIONS if case.dtype == dtype]
+    assert any(_bits(_results(chosen, case)) != _bits(_results(PLAIN, case)) for case in cases)
 
 
 # Faults.
 
 
-def _output(implementation: Variant | Fault, case: Case) -> Array:
+def _results(implementation: Variant | Fault, case: Case) -> dict[str, Array]:
     target = CallableTarget(implementation.name, implementation.attention)
     assert target.unsupported(case) is None
     return target.run(case, dict(case.tensors))
 
 
+def _bits(results: dict[str, Array]) -> bytes:
+    return b"".join(results[name].tobytes() for name in sorted(results))
+
+
 @functools.cache
 def margins(dtype: str) -> dict[str, dict[str, float]]:
     """Give, for each fault and case, the largest error over the bound: inf where NaN or an exact zero is missed."""
-    cases = [case for case in DOT_PRODUCTS if case.dtype == dtype]
-    bounds = {case.id: evaluate(case, default_profile(dtype)).bound for case in cases}
-    return {
-        fault.name: {case.id: largest_ratio(_output(fault, case), case.expected, bounds[case.id]) for case in cases}
-        for fault in FAULTS
-    }
+    cases = [case for case in ATTENTIONS if case.dtype == dtype]
+    bounds = {case.id: evaluate(case, default_profile(dtype)).bounds for case in cases}
+
+    def margin(fault: Fault, case: Case) -> float:
+        results = _results(fault, case)
+        assert set(results) == set(case.expected)
+        return max(largest_ratio(results[name], case.expected[name], bounds[case.id][name]) for name in case.expected)
+
+    return {fault.name: {case.id: margin(fault, case) for case in cases} for fault in FAULTS}
 
 
-CLAUSES = {case.id: case.clauses for case in shipped_cases()}
+CLAUSES = {case.id: case.clauses for case in ATTENTIONS}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -119,6 +135,36 @@ def test_every_fault_is_caught_and_by_a_vector_of_its_own_clause(fault: str, dty
 @pytest.mark.parametrize("fault", FAULTS_BY_NAME)
 def test_a_fault_is_a_small_deviation(fault: str) -> None:
     assert min(margins("float32")[fault].values()) <= 1.0
+
+
+NEEDED: dict[str, Callable[[Case], bool]] = {
+    "S9": lambda case: "segments" in case.features,
+    "S13": lambda case: "sinks" in case.tensors,
+    "S14": lambda case: "keep" in case.tensors,
+    "S15": lambda case: case.operation == "attention_with_logsumexp",
+}
+"""Clauses of an option or of a result: their faults are invisible wherever it is missing."""
+
+
+def test_every_such_clause_has_faults() -> None:
+    assert set(NEEDED) <= {fault.clause for fault in FAULTS}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("fault", [fault.name for fault in FAULTS if fault.clause in NEEDED])
+def test_faults_of_an_option_are_seen_only_where_it_is_given(fault: str, dtype: str) -> None:
+    condition = NEEDED[FAULTS_BY_NAME[fault].clause]
+    elsewhere = {case: margin for case, margin in margins(dtype)[fault].items() if not condition(BY_ID[case])}
+    assert len(elsewhere) > 90
+    assert max(elsewhere.values()) <= 1.0
+
+
+def test_faults_of_the_logsumexp_leave_the_output_alone() -> None:
+    faults = [fault for fault in FAULTS if fault.clause == "S15"]
+    assert len(faults) == 3
+    for case in ATTENTIONS:
+        expected = _results(PLAIN, case)["output"].tobytes()
+        assert all(_results(fault, case)["output"].tobytes() == expected for fault in faults), case.id
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -140,12 +186,12 @@ def test_distribution_of_faults(dtype: str) -> None:
 
 
 def test_no_two_faults_are_the_same() -> None:
-    cases = [case for case in DOT_PRODUCTS if case.dtype == "float64"]
+    cases = [case for case in ATTENTIONS if case.dtype == "float64"]
     outputs: dict[str, str] = {}
     for implementation in (PLAIN, *FAULTS):
         digest = hashlib.sha256()
         for case in cases:
-            digest.update(_output(implementation, case).tobytes())
+            digest.update(_bits(_results(implementation, case)))
         assert digest.hexdigest() not in outputs, f"{implementation.name} is {outputs[digest.hexdigest()]}"
         outputs[digest.hexdigest()] = implementation.name
 

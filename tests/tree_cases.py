@@ -154,7 +154,9 @@ CASES: dict[str, Case] = {
         text="relative_position_bias(((0.5, 1.0), (0.25, 0.0)), bidirectional=False, max_distance=2, offset=1)",
     ),
     "sum": Case(
-        lambda s, a, t: alibi(s, symmetric=True) + a + relative_position_bias(t, bidirectional=True, offset="end"),
+        lambda s, a, t: (
+            alibi(s, symmetric=True) + as_bias(a) + relative_position_bias(t, bidirectional=True, offset="end")
+        ),
         (np.array([0.5, -0.25]), NUMBERS[0, 0, :1], NUMBERS[0, 0, 1, 0, :, :2].copy()),
         (np.array([1.5, 0.0]), NUMBERS[1, 0, :1], NUMBERS[1, 0, 1, 0, :, :2].copy()),
         alibi(np.array([0.5, -0.25]), symmetric=True) + NUMBERS[0, 0, :1],

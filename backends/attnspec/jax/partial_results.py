@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -47,19 +48,22 @@ def merge_attention(outputs: Any, logsumexps: Any, *, sinks: Any = None) -> Part
     Differences: takes JAX arrays; both results are at least float32.
     """
     count = check_slices(outputs, logsumexps)
-    outputs = as_tensors(**{f"outputs[{index}]": outputs[index] for index in range(count)})
-    logsumexps = as_tensors(**{f"logsumexps[{index}]": logsumexps[index] for index in range(count)})
-    sinks = as_option("sinks", sinks, outputs[0])
+    named = {f"outputs[{index}]": output for index, output in enumerate(outputs)}
+    slices = as_tensors(**named, **{f"logsumexps[{index}]": lse for index, lse in enumerate(logsumexps)})
+    outputs, logsumexps = slices[:count], slices[count:]
+    sinks = as_option("sinks", sinks, outputs[0], "outputs[0]")
     checks = new_checks(outputs[0])
     sizes, dtype = merge_sizes(list(map(describe, outputs)), list(map(describe, logsumexps)), checks)
     if sinks is not None:
-        check_option_dtype("sinks", sinks, dtype)
+        check_option_dtype("sinks", sinks, dtype, "outputs")
         check_per_head("sinks", sinks.shape, sizes, checks)
     wide = jnp.stack(list(map(widen, outputs)))
     sink = None if sinks is None else sinks.astype(wide.dtype)[..., None]
-    return merge(wide, jnp.stack([lse.astype(wide.dtype) for lse in logsumexps]), sink)
+    merged: PartialAttention = merge(wide, jnp.stack([lse.astype(wide.dtype) for lse in logsumexps]), sink)
+    return merged
 
 
+@jax.jit  # one compilation, as for `stages_of`
 def merge(outputs: Array, logsumexps: Array, sink: Array | None) -> PartialAttention:
     """Merge slices that are stacked before the batch: (S, *B, Hq, Tq, Dv) and (S, *B, Hq, Tq)."""
     peak = lax.stop_gradient(logsumexps).max(axis=0)
@@ -71,9 +75,9 @@ def merge(outputs: Array, logsumexps: Array, sink: Array | None) -> PartialAtten
     has_weight = total != 0.0
     total = jnp.where(has_weight, total, 1.0)
     logsumexp = jnp.where(has_weight, peak + jnp.log(total), -jnp.inf)
-    shares = (exponentials / total)[..., None]
-    output = (shares * finite(outputs)).sum(axis=0)
     is_read = (logsumexps != -jnp.inf)[..., None]
+    shares = (exponentials / total)[..., None]
+    output = (shares * jnp.where(is_read, finite(outputs), 0.0)).sum(axis=0)
     poison = jnp.where(is_read & ~jnp.isfinite(outputs), lax.stop_gradient(outputs), 0.0).sum(axis=0)
     output = jnp.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
     return PartialAttention(output, logsumexp)

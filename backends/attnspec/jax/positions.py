@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from attnspec.contract.operands import accumulation_dtype, check_floating
 from attnspec.contract.rotary import (
     check_frequencies,
+    check_inputs,
     check_pairing,
     check_positions,
     check_sinusoidal,
@@ -41,15 +44,16 @@ def rotary_embedding(
     (inputs,) = as_tensors(inputs=inputs)
     wide = widen(inputs)
     positions = as_positions(positions, inputs, wide.dtype)
-    frequencies = as_option("frequencies", frequencies, inputs)
+    frequencies = as_option("frequencies", frequencies, inputs, "inputs")
     dtype = check_floating(inputs=describe(inputs))
     checks = new_checks(inputs)
-    size = rotary_size(inputs.shape, rotary_dim)
+    size = rotary_size(inputs.shape, rotary_dim, checks)
     check_positions(positions.shape, inputs.shape, checks)
     base = check_frequencies(base, frequencies, size, dtype, checks)
     turns = frequencies_of(base, size) if frequencies is None else frequencies
     angles = positions[..., None] * jnp.asarray(turns, dtype=wide.dtype)
-    return rotate(wide, jnp.cos(angles), jnp.sin(angles), pairing).astype(inputs.dtype)
+    turned: Array = rotate(wide, jnp.cos(angles), jnp.sin(angles), pairing)
+    return turned.astype(inputs.dtype)
 
 
 def rotate_pairs(inputs: Any, cosines: Any, sines: Any, *, pairing: str) -> Array:
@@ -61,12 +65,14 @@ def rotate_pairs(inputs: Any, cosines: Any, sines: Any, *, pairing: str) -> Arra
     """
     check_pairing(pairing)
     (inputs,) = as_tensors(inputs=inputs)
-    cosines, sines = as_option("cosines", cosines, inputs), as_option("sines", sines, inputs)
+    cosines = as_option("cosines", cosines, inputs, "inputs")
+    sines = as_option("sines", sines, inputs, "inputs")
     dtype = check_floating(inputs=describe(inputs))
-    rotary_size(inputs.shape, 0)
+    check_inputs(inputs.shape)
     check_tables(inputs.shape, {"cosines": cosines, "sines": sines}, dtype, new_checks(inputs))
     wide = widen(inputs)
-    return rotate(wide, cosines.astype(wide.dtype), sines.astype(wide.dtype), pairing).astype(inputs.dtype)
+    turned: Array = rotate(wide, cosines.astype(wide.dtype), sines.astype(wide.dtype), pairing)
+    return turned.astype(inputs.dtype)
 
 
 def sinusoidal_positions(positions: Any, size: int, *, base: float = 10000.0, dtype: str | None = None) -> Array:
@@ -85,6 +91,7 @@ def sinusoidal_positions(positions: Any, size: int, *, base: float = 10000.0, dt
     return encoded.reshape(*angles.shape[:-1], size).astype(dtype)
 
 
+@functools.partial(jax.jit, static_argnames="pairing")  # one compilation, as for `stages_of`
 def rotate(inputs: Array, cosines: Array, sines: Array, pairing: str) -> Array:
     """Turn the pairs of (*B, H, T, D), or of ranks without heads, by tables (T, R/2) or (*B, T, R/2)."""
     if cosines.ndim > 2 and inputs.ndim > 3:

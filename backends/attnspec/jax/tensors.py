@@ -42,13 +42,16 @@ def as_tensors(**values: Any) -> tuple[Any, ...]:
     return tuple(array.astype(dtype) if is_untyped(values[name]) else array for name, array in arrays.items())
 
 
-def as_option(name: str, value: Any, query: Array) -> Any:
-    """Turn an option into a floating array, None into None; a list takes the query's dtype."""
+def as_option(name: str, value: Any, query: Array, beside: str = "query") -> Any:
+    """Turn an option into a floating array, None into None; a list takes the query's dtype.
+
+    `beside` names, for messages, what stands in the place of a query.
+    """
     if value is None:
         return None
     array = _as_tensor(name, value)
     if isinstance(value, Array):
-        _check_device(name, array, "query", query)
+        _check_device(name, array, beside, query)
     return array.astype(query.dtype) if is_untyped(value) else array
 
 

@@ -130,12 +130,13 @@ def compute_stages(attention: Attention) -> AttentionStages:
 def terms_of(attention: Attention) -> Terms:
     """Evaluate the options for all pairs."""
     sizes, (mask, bias, scale, softcap, sinks, dropout) = attention.sizes, attention.options
-    block = block_of(sizes, attention.query)
-    numbers = bias_values(bias, block)
-    pairs = [*shape_of(attention.query)[:-1], shape_of(attention.key)[-2]]
-    visible = tf.broadcast_to(visible_pairs(mask, numbers, block), pairs)
-    sink = None if sinks is None else block.per_head(sinks)
-    kept = None if dropout is None else dropout.kept(block)
+    with tf.control_dependencies([attention.query]):  # which waits for what is asserted when a graph runs
+        block = block_of(sizes, attention.query)
+        numbers = bias_values(bias, block)
+        pairs = [*shape_of(attention.query)[:-1], shape_of(attention.key)[-2]]
+        visible = tf.broadcast_to(visible_pairs(mask, numbers, block), pairs)
+        sink = None if sinks is None else block.per_head(sinks)
+        kept = None if dropout is None else dropout.kept(block)
     return Terms(visible, numbers, scale, softcap, sink, kept, 0.0 if dropout is None else dropout.rate)
 
 

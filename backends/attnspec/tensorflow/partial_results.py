@@ -49,13 +49,14 @@ def merge_attention(outputs: Any, logsumexps: Any, *, sinks: Any = None) -> Part
     Differences: takes TensorFlow tensors and variables; both results are at least float32.
     """
     count = check_slices(outputs, logsumexps)
-    outputs = as_tensors(**{f"outputs[{index}]": outputs[index] for index in range(count)})
-    logsumexps = as_tensors(**{f"logsumexps[{index}]": logsumexps[index] for index in range(count)})
-    sinks = as_option("sinks", sinks, outputs[0])
+    named = {f"outputs[{index}]": output for index, output in enumerate(outputs)}
+    slices = as_tensors(**named, **{f"logsumexps[{index}]": lse for index, lse in enumerate(logsumexps)})
+    outputs, logsumexps = slices[:count], slices[count:]
+    sinks = as_option("sinks", sinks, outputs[0], "outputs[0]")
     checks = new_checks(outputs[0])
     sizes, dtype = merge_sizes(list(map(describe, outputs)), list(map(describe, logsumexps)), checks)
     if sinks is not None:
-        check_option_dtype("sinks", sinks, dtype)
+        check_option_dtype("sinks", sinks, dtype, "outputs")
         check_per_head("sinks", shape_of(sinks), sizes, checks)
     outputs = assert_pending(checks, *outputs)
     wide = tf.stack(list(map(widen, outputs)))
@@ -74,9 +75,9 @@ def merge(outputs: tf.Tensor, logsumexps: tf.Tensor, sink: tf.Tensor | None) -> 
     has_weight = total != 0.0
     total = tf.where(has_weight, total, 1.0)
     logsumexp = tf.where(has_weight, peak + tf.math.log(total), -math.inf)
-    shares = (exponentials / total)[..., None]
-    output = tf.reduce_sum(shares * finite(outputs), axis=0)
     is_read = (logsumexps != -math.inf)[..., None]
+    shares = (exponentials / total)[..., None]
+    output = tf.reduce_sum(shares * tf.where(is_read, finite(outputs), 0.0), axis=0)
     poison = tf.reduce_sum(tf.where(is_read & ~tf.math.is_finite(outputs), tf.stop_gradient(outputs), 0.0), axis=0)
     output = tf.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
     return PartialAttention(output, logsumexp)

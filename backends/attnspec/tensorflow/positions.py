@@ -9,6 +9,7 @@ import tensorflow as tf
 from attnspec.contract.operands import accumulation_dtype, check_floating
 from attnspec.contract.rotary import (
     check_frequencies,
+    check_inputs,
     check_pairing,
     check_positions,
     check_sinusoidal,
@@ -50,10 +51,10 @@ def rotary_embedding(
     (inputs,) = as_tensors(inputs=inputs)
     wide = widen(inputs)
     positions = as_positions(positions, inputs, wide.dtype)
-    frequencies = as_option("frequencies", frequencies, inputs)
+    frequencies = as_option("frequencies", frequencies, inputs, "inputs")
     dtype = check_floating(inputs=describe(inputs))
     checks = new_checks(inputs)
-    size = rotary_size(shape_of(inputs), rotary_dim)
+    size = rotary_size(shape_of(inputs), rotary_dim, checks)
     check_positions(shape_of(positions), shape_of(inputs), checks)
     base = check_frequencies(base, frequencies, size, dtype, checks)
     turns = frequencies_of(base, size) if frequencies is None else frequencies
@@ -73,9 +74,10 @@ def rotate_pairs(inputs: Any, cosines: Any, sines: Any, *, pairing: str) -> tf.T
     """
     check_pairing(pairing)
     (inputs,) = as_tensors(inputs=inputs)
-    cosines, sines = as_option("cosines", cosines, inputs), as_option("sines", sines, inputs)
+    cosines = as_option("cosines", cosines, inputs, "inputs")
+    sines = as_option("sines", sines, inputs, "inputs")
     dtype = check_floating(inputs=describe(inputs))
-    rotary_size(shape_of(inputs), 0)
+    check_inputs(shape_of(inputs))
     checks = new_checks(inputs)
     check_tables(shape_of(inputs), {"cosines": cosines, "sines": sines}, dtype, checks)
     (wide,) = assert_pending(checks, widen(inputs))

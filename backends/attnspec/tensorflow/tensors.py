@@ -49,13 +49,16 @@ def as_tensors(**values: Any) -> tuple[Any, ...]:
     return tuple(tf.cast(tensor, dtype) if is_untyped(values[name]) else tensor for name, tensor in tensors.items())
 
 
-def as_option(name: str, value: Any, query: tf.Tensor) -> Any:
-    """Turn an option into a floating tensor, None into None; a list takes the query's dtype."""
+def as_option(name: str, value: Any, query: tf.Tensor, beside: str = "query") -> Any:
+    """Turn an option into a floating tensor, None into None; a list takes the query's dtype.
+
+    `beside` names, for messages, what stands in the place of a query.
+    """
     if value is None:
         return None
     tensor = _as_tensor(name, value)
     if _is_native(value):
-        _check_device(name, tensor, "query", query)
+        _check_device(name, tensor, beside, query)
     return tf.cast(tensor, query.dtype) if is_untyped(value) else tensor
 
 

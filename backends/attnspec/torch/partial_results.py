@@ -47,13 +47,14 @@ def merge_attention(outputs: Any, logsumexps: Any, *, sinks: Any = None) -> Part
     Differences: takes torch tensors on one device; both results are at least float32.
     """
     count = check_slices(outputs, logsumexps)
-    outputs = as_tensors(**{f"outputs[{index}]": outputs[index] for index in range(count)})
-    logsumexps = as_tensors(**{f"logsumexps[{index}]": logsumexps[index] for index in range(count)})
-    sinks = as_option("sinks", sinks, outputs[0])
+    named = {f"outputs[{index}]": output for index, output in enumerate(outputs)}
+    slices = as_tensors(**named, **{f"logsumexps[{index}]": lse for index, lse in enumerate(logsumexps)})
+    outputs, logsumexps = slices[:count], slices[count:]
+    sinks = as_option("sinks", sinks, outputs[0], "outputs[0]")
     checks = new_checks(outputs[0])
     sizes, dtype = merge_sizes(list(map(describe, outputs)), list(map(describe, logsumexps)), checks)
     if sinks is not None:
-        check_option_dtype("sinks", sinks, dtype)
+        check_option_dtype("sinks", sinks, dtype, "outputs")
         check_per_head("sinks", tuple(sinks.shape), sizes, checks)
     wide = torch.stack(list(map(widen, outputs)))
     sink = None if sinks is None else sinks.to(wide.dtype)[..., None]
@@ -71,9 +72,9 @@ def merge(outputs: Tensor, logsumexps: Tensor, sink: Tensor | None) -> PartialAt
     has_weight = total != 0.0
     total = torch.where(has_weight, total, 1.0)
     logsumexp = torch.where(has_weight, peak + torch.log(total), -torch.inf)
-    shares = (exponentials / total)[..., None]
-    output = (shares * finite(outputs)).sum(dim=0)
     is_read = (logsumexps != -torch.inf)[..., None]
+    shares = (exponentials / total)[..., None]
+    output = (shares * torch.where(is_read, finite(outputs), 0.0)).sum(dim=0)
     poison = torch.where(is_read & ~torch.isfinite(outputs), outputs.detach(), 0.0).sum(dim=0)
     output = torch.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
     return PartialAttention(output, logsumexp)

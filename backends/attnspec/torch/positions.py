@@ -10,6 +10,7 @@ from torch import Tensor
 from attnspec.contract.operands import accumulation_dtype, check_floating
 from attnspec.contract.rotary import (
     check_frequencies,
+    check_inputs,
     check_pairing,
     check_positions,
     check_sinusoidal,
@@ -41,10 +42,10 @@ def rotary_embedding(
     (inputs,) = as_tensors(inputs=inputs)
     wide = widen(inputs)
     positions = as_positions(positions, inputs, wide.dtype)
-    frequencies = as_option("frequencies", frequencies, inputs)
+    frequencies = as_option("frequencies", frequencies, inputs, "inputs")
     dtype = check_floating(inputs=describe(inputs))
     checks = new_checks(inputs)
-    size = rotary_size(tuple(inputs.shape), rotary_dim)
+    size = rotary_size(tuple(inputs.shape), rotary_dim, checks)
     check_positions(tuple(positions.shape), tuple(inputs.shape), checks)
     base = check_frequencies(base, frequencies, size, dtype, checks)
     turns = frequencies_of(base, size) if frequencies is None else frequencies
@@ -61,9 +62,10 @@ def rotate_pairs(inputs: Any, cosines: Any, sines: Any, *, pairing: str) -> Tens
     """
     check_pairing(pairing)
     (inputs,) = as_tensors(inputs=inputs)
-    cosines, sines = as_option("cosines", cosines, inputs), as_option("sines", sines, inputs)
+    cosines = as_option("cosines", cosines, inputs, "inputs")
+    sines = as_option("sines", sines, inputs, "inputs")
     dtype = check_floating(inputs=describe(inputs))
-    rotary_size(tuple(inputs.shape), 0)
+    check_inputs(tuple(inputs.shape))
     check_tables(tuple(inputs.shape), {"cosines": cosines, "sines": sines}, dtype, new_checks(inputs))
     wide = widen(inputs)
     return rotate(wide, cosines.to(wide.dtype), sines.to(wide.dtype), pairing).to(inputs.dtype)

@@ -41,12 +41,15 @@ def as_tensors(**values: Any) -> tuple[Any, ...]:
     return tuple(tensor.to(dtype) if is_untyped(values[name]) else tensor for name, tensor in tensors.items())
 
 
-def as_option(name: str, value: Any, query: Tensor) -> Any:
-    """Turn an option into a floating tensor on the query's device, None into None; a list takes the query's dtype."""
+def as_option(name: str, value: Any, query: Tensor, beside: str = "query") -> Any:
+    """Turn an option into a floating tensor on the query's device, None into None; a list takes the query's dtype.
+
+    `beside` names, for messages, what stands in the place of a query.
+    """
     if value is None:
         return None
     tensor = _as_tensor(name, value, query.device)
-    _check_device(name, tensor, "query", query)
+    _check_device(name, tensor, beside, query)
     return tensor.to(query.dtype) if is_untyped(value) else tensor
 
 
@@ -91,7 +94,10 @@ def new_checks(query: Tensor) -> Checks:
         if value.device.type != "cpu" or _is_transformed(value):
             return None
         value = value.detach()
-        return np.asarray((value.float() if value.dtype == torch.bfloat16 else value).numpy())
+        try:
+            return np.asarray((value.float() if value.dtype == torch.bfloat16 else value).numpy())
+        except RuntimeError:  # inside torch.func.grad the values of no tensor can be read
+            return None
 
     return Checks(read, _shape)
 

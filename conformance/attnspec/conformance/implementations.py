@@ -166,6 +166,11 @@ def attend_at_once(steps: Steps, given: Attended) -> Array:
     return steps.weighted_values(steps.rounded(weights, given.dtype), given.value, given.read)
 
 
+def widened(dtype: Any) -> Any:
+    """Return the dtype that half precisions are accumulated in; the others are their own."""
+    return np.promote_types(dtype, np.float32) if np.dtype(dtype).kind == "f" else np.float32
+
+
 class Steps(NamedTuple):
     """The steps of an implementation; a fault replaces one of them, a variant computes one in another way."""
 
@@ -179,9 +184,7 @@ class Steps(NamedTuple):
     drop: Callable[..., Array] = drop
     logsumexp: Callable[..., Array] = logsumexp
     weighted_values: Callable[..., Array] = weighted_values
-    accumulation: Callable[[Any], Any] = lambda dtype: (
-        np.promote_types(dtype, np.float32) if _is_ieee(dtype) else np.float32
-    )
+    accumulation: Callable[[Any], Any] = widened
     """The dtype to compute in, from the input's."""
     rounded: Callable[[Array, Any], Array] = lambda array, dtype: array.astype(dtype).astype(array.dtype)
     """How weights are rounded before they meet the values."""
@@ -226,10 +229,7 @@ def build(steps: Steps) -> Callable[..., tuple[Array, Array]]:
             sink = None if sinks is None else sinks.astype(wide)[..., None, None]
             dropping = None if dropout_keep is None else Dropping(dropout_keep, dropout_rate)
             given = Attended(logits, wide_value, visible, sink, dropping, dtype)
-            return steps.attend(steps, given).astype(dtype), steps.logsumexp(logits, sink)
+            level = steps.logsumexp(logits, sink).astype(widened(dtype))
+            return steps.attend(steps, given).astype(dtype), level
 
     return attention
-
-
-def _is_ieee(dtype: Any) -> bool:
-    return bool(np.dtype(dtype).kind == "f")

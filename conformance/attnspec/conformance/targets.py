@@ -96,13 +96,12 @@ class BackendTarget:
 
         A gradient has the dtype of what it belongs to.
         """
-        if self.name == "reference":
-            return dict.fromkeys(case.expected, (DTYPES["float64"],))
+        is_partial = case.operation in ("attention_with_logsumexp", "merge_attention")
+        wide = DTYPES["float64"] if self.name == "reference" else None
         if case.direction == "backward":
-            return {name: (case.tensors[name].dtype,) for name in case.expected}
-        partial = case.operation in ("attention_with_logsumexp", "merge_attention")
-        dtype = accumulation_dtype(case.dtype) if partial else case.dtype
-        return dict.fromkeys(case.expected, (DTYPES[dtype],))
+            return {name: (wide or case.tensors[name].dtype,) for name in case.expected}
+        dtype = wide or DTYPES[accumulation_dtype(case.dtype) if is_partial else case.dtype]
+        return dict.fromkeys(("output", "logsumexp") if is_partial else ("output",), (dtype,))
 
     def run(self, case: Case, tensors: dict[str, Array]) -> dict[str, Array]:
         """Call the backend with NumPy arrays, or differentiate it, and return what it computed."""

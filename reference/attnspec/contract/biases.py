@@ -7,8 +7,6 @@ are used in the accumulation dtype, like everything that a bias object computes.
 
 from __future__ import annotations
 
-import bisect
-import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -66,7 +64,7 @@ class BiasArray(Bias):
 
     def values(self, at: Positions) -> Any:
         """See `Bias.values`."""
-        return at.per_pair(self.array)
+        return at.as_number(at.per_pair(self.array))
 
     def check(self, sizes: Sizes, dtype: str, checks: Checks) -> None:
         """Check dtype, rank and axes (S5, S16)."""
@@ -248,7 +246,6 @@ def relative_position_bias(table: Any, *, bidirectional: bool, max_distance: int
     return RelativePositionBias(table, bidirectional, max_distance, offset)
 
 
-@functools.lru_cache(maxsize=64)
 def relative_position_buckets(num_buckets: int, bidirectional: bool, max_distance: int) -> tuple[int, ...]:
     """Return the buckets of the relative positions −max_distance … max_distance."""
     count = num_buckets // 2 if bidirectional else num_buckets
@@ -260,7 +257,8 @@ def relative_position_buckets(num_buckets: int, bidirectional: bool, max_distanc
     for k in range(1, wide):
         at_least = max_distance**k * exact ** (wide - k)
         edges.append(next(n for n in range(edges[-1], max_distance + 1) if n**wide >= at_least))
-    buckets = [bisect.bisect_right(edges, n) for n in range(max_distance + 1)]
+    widths = (end - start for start, end in zip([0, *edges], [*edges, max_distance + 1], strict=True))
+    buckets = [bucket for bucket, width in enumerate(widths) for _ in range(width)]
     before = buckets[:0:-1]
     after = [count + bucket for bucket in buckets[1:]] if bidirectional else [0] * max_distance
     return (*before, 0, *after)

@@ -48,8 +48,8 @@ class Positions(Protocol):
     def per_pair(self, array: Any) -> Any:
         """Take an array over all pairs and give its part for this block, broadcastable to (*B, heads, q, k)."""
 
-    def as_number(self, integers: Any) -> Any:
-        """Convert integers to the accumulation dtype."""
+    def as_number(self, numbers: Any) -> Any:
+        """Convert an array of integers or floating numbers to the accumulation dtype."""
 
     def look_up(self, table: Any, rows: tuple[int, ...], index: Any) -> Any:
         """Give table[rows[index]] for every pair, heads before queries; an index beyond the rows means the nearest."""

@@ -23,22 +23,33 @@ def check_pairing(pairing: Any) -> None:
         )
 
 
-def rotary_size(shape: Shape, rotary_dim: Any) -> int:
-    """Return how many components are turned: `rotary_dim`, by default all of the inputs' last axis."""
+def check_inputs(shape: Shape, name: str = "inputs") -> None:
+    """Check the number of axes of what is turned."""
     if len(shape) < 2:
         raise ValueError(
-            f"`inputs` must have at least 2 axes, (*batch, heads, length, size) or without heads (length, size) and "
+            f"`{name}` must have at least 2 axes, (*batch, heads, length, size) or without heads (length, size) and "
             f"(batch, length, size); got shape {show_shape(shape)}"
         )
+
+
+def rotary_size(shape: Shape, rotary_dim: Any, checks: Checks, name: str = "inputs") -> int:
+    """Return how many components are turned: `rotary_dim`, by default all of the inputs' last axis."""
+    check_inputs(shape, name)
     size = shape[-1] if rotary_dim is None else rotary_dim
-    name = "the size of `inputs`" if rotary_dim is None else "`rotary_dim`"
     if isinstance(size, bool) or not isinstance(size, int | np.integer):
         if rotary_dim is None:
-            raise ValueError("`inputs` has a size (axis -1) that is not known; give `rotary_dim`")
+            raise ValueError(f"`{name}` has a size (axis -1) that is not known; give `rotary_dim`")
         raise TypeError(f"`rotary_dim` must be an int; got {rotary_dim!r}")
-    if size < 0 or size % 2 or (isinstance(shape[-1], int) and size > shape[-1]):
-        limit = f" and between 0 and {show_size(shape[-1])}, the size of `inputs`" if rotary_dim is not None else ""
-        raise ValueError(f"{name} must be even{limit}: components turn in pairs; got {size}")
+
+    def message() -> str:
+        if rotary_dim is None:
+            return f"the size of `{name}` must be even: components turn in pairs; got {size}"
+        limit = f"between 0 and {show_size(shape[-1])}, the size of `{name}`"
+        return f"`rotary_dim` must be even and {limit}: components turn in pairs; got {size}"
+
+    if size < 0 or size % 2:
+        raise ValueError(message())
+    checks.at_most(int(size), shape[-1], message)
     return int(size)
 
 

@@ -60,7 +60,7 @@ def dot_product_attention_vjp(
     after dropout and t_ij = tanh(s_ij / softcap) (0 without a softcap):
 
         dV_j  = Σ_i w_ij G_i
-        δ_i   = Σ_c G_ic o_ic
+        δ_i   = Σ_c G_ic o_ic = Σ_j w_ij G_i · v_j
         dx_ij = p_ij (keep_ij / (1 − rate) · G_i · v_j − δ_i + λ_i)              the bias's gradient
         dz    = Σ_i p_i,sink (λ_i − δ_i),  p_i,sink = exp(z − logsumexp_i)        the sink's
         ds_ij = dx_ij (1 − t_ij²)
@@ -143,10 +143,12 @@ def _pull_back(attention: Attention, rows: slice, cotangent: Array, logsumexp_co
     stages = compute_stages(attention, rows)
     clean_query, clean_key, clean_value = finite(query), finite(key), finite(value)
     factor = np.float64(1.0) if kept is None else np.where(kept, 1.0 / (1.0 - rate), 0.0)
+    used = stages.weights if kept is None else np.where(kept, stages.weights * factor, 0.0)
 
-    d_value = group(stages.weights * factor, key).mT @ group(cotangent, key)
+    # A value that is not finite is a constant: it has no derivative, and the others are as if it were 0.
+    d_value = np.where(np.isfinite(value), group(used, key).mT @ group(cotangent, key), 0.0)
     products = ungroup(group(cotangent, key) @ clean_value.mT, query)
-    delta = (cotangent * stages.output).sum(axis=-1, keepdims=True)
+    delta = (used * products).sum(axis=-1, keepdims=True)  # δ = Σ_c G_c o_c = Σ_j w_j G · v_j
     pull = logsumexp_cotangent[..., None] - delta
     d_logits = np.where(visible, stages.weights * (factor * products + pull), 0.0)
     d_sink = None

@@ -71,13 +71,14 @@ def merge_attention(outputs: Any, logsumexps: Any, *, sinks: Any = None) -> Part
     Source: Dao et al. 2022, §3.1.
     """
     count = check_slices(outputs, logsumexps)
-    outputs = as_tensors(**{f"outputs[{index}]": outputs[index] for index in range(count)})
-    logsumexps = as_tensors(**{f"logsumexps[{index}]": logsumexps[index] for index in range(count)})
+    named = {f"outputs[{index}]": output for index, output in enumerate(outputs)}
+    slices = as_tensors(**named, **{f"logsumexps[{index}]": lse for index, lse in enumerate(logsumexps)})
+    outputs, logsumexps = slices[:count], slices[count:]
     sinks = as_option("sinks", sinks, outputs[0])
     checks = new_checks()
     sizes, dtype = merge_sizes(list(map(describe, outputs)), list(map(describe, logsumexps)), checks)
     if sinks is not None:
-        check_option_dtype("sinks", sinks, dtype)
+        check_option_dtype("sinks", sinks, dtype, "outputs")
         check_per_head("sinks", sinks.shape, sizes, checks)
     sink = None if sinks is None else sinks.astype(np.float64)[..., None]
     return merge(np.stack(list(map(widen, outputs))), np.stack(list(map(widen, logsumexps))), sink)
@@ -95,9 +96,9 @@ def merge(outputs: Array, logsumexps: Array, sink: Array | None) -> PartialAtten
     has_weight = total != 0.0
     total = np.where(has_weight, total, 1.0)
     logsumexp = np.where(has_weight, peak + np.log(total), -np.inf)
-    shares = (exponentials / total)[..., None]
-    output = (shares * finite(outputs)).sum(axis=0)
     is_read = (logsumexps != -np.inf)[..., None]
+    shares = (exponentials / total)[..., None]
+    output = (shares * np.where(is_read, finite(outputs), 0.0)).sum(axis=0)
     poison = np.where(is_read & ~np.isfinite(outputs), outputs, 0.0)
     with np.errstate(invalid="ignore"):  # Inf − Inf is NaN, and meant
         poison = poison.sum(axis=0)

@@ -9,6 +9,7 @@ import numpy as np
 from attnspec.contract.operands import check_floating
 from attnspec.contract.rotary import (
     check_frequencies,
+    check_inputs,
     check_pairing,
     check_positions,
     check_sinusoidal,
@@ -54,18 +55,7 @@ def rotary_embedding(
 
     Source: Su et al. 2021, equation 34; the half-split pairing: Black et al. 2022.
     """
-    check_pairing(pairing)
-    (inputs,) = as_tensors(inputs=inputs)
-    positions = as_positions(positions, inputs)
-    frequencies = as_option("frequencies", frequencies, inputs)
-    dtype = check_floating(inputs=describe(inputs))
-    checks = new_checks()
-    size = rotary_size(inputs.shape, rotary_dim)
-    check_positions(positions.shape, inputs.shape, checks)
-    base = check_frequencies(base, frequencies, size, dtype, checks)
-    turns = np.asarray(frequencies_of(base, size) if frequencies is None else frequencies, np.float64)
-    angles = positions[..., None] * turns
-    return rotate(widen(inputs), np.cos(angles), np.sin(angles), pairing)
+    return _turned("inputs", inputs, positions, pairing, base, rotary_dim, frequencies)
 
 
 def rotate_pairs(inputs: Any, cosines: Any, sines: Any, *, pairing: str) -> Array:
@@ -87,7 +77,7 @@ def rotate_pairs(inputs: Any, cosines: Any, sines: Any, *, pairing: str) -> Arra
     (inputs,) = as_tensors(inputs=inputs)
     cosines, sines = as_option("cosines", cosines, inputs), as_option("sines", sines, inputs)
     dtype = check_floating(inputs=describe(inputs))
-    rotary_size(inputs.shape, 0)
+    check_inputs(inputs.shape)
     check_tables(inputs.shape, {"cosines": cosines, "sines": sines}, dtype, new_checks())
     return rotate(widen(inputs), widen(cosines), widen(sines), pairing)
 
@@ -156,8 +146,29 @@ def rotary_embedding_vjp(
     Raises:
         ValueError, TypeError: as for `rotary_embedding`.
     """
-    (cotangent,) = as_tensors(output_cotangent=output_cotangent)
-    opposite = -as_positions(positions, cotangent)
-    return rotary_embedding(
-        cotangent, opposite, pairing=pairing, base=base, rotary_dim=rotary_dim, frequencies=frequencies
-    )
+    opposite = -as_positions(positions, np.zeros(0))
+    return _turned("output_cotangent", output_cotangent, opposite, pairing, base, rotary_dim, frequencies)
+
+
+def _turned(
+    name: str,
+    inputs: Any,
+    positions: Any,
+    pairing: str,
+    base: float | None,
+    rotary_dim: int | None,
+    frequencies: Any,
+) -> Array:
+    """Check the arguments of a rotary embedding of inputs that messages call `name`, and compute it."""
+    check_pairing(pairing)
+    (inputs,) = as_tensors(**{name: inputs})
+    positions = as_positions(positions, inputs)
+    frequencies = as_option("frequencies", frequencies, inputs)
+    dtype = check_floating(**{name: describe(inputs)})
+    checks = new_checks()
+    size = rotary_size(inputs.shape, rotary_dim, checks, name)
+    check_positions(positions.shape, inputs.shape, checks)
+    base = check_frequencies(base, frequencies, size, dtype, checks)
+    turns = np.asarray(frequencies_of(base, size) if frequencies is None else frequencies, np.float64)
+    angles = positions[..., None] * turns
+    return rotate(widen(inputs), np.cos(angles), np.sin(angles), pairing)
