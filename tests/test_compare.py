@@ -18,8 +18,8 @@ import attnspec.conformance
 from attnspec import reference
 from attnspec.conformance import Comparison, InputError, Status, TargetError, compare
 from attnspec.conformance.cases import DTYPES
+from attnspec.conformance.comparison_files import COMPARABLE
 from attnspec.conformance.example_files import EXAMPLES, find_example, template
-from attnspec.conformance.operations import OPERATIONS
 from attnspec.contract import causal, key_lengths, sliding_window
 
 MODULE = sys.modules["attnspec.conformance.compare"]
@@ -109,7 +109,7 @@ def test_the_four_agree_on_the_shipped_examples(name: str, dtype: str, all_four:
 
 
 @pytest.mark.usefixtures("all_four")
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", COMPARABLE)
 def test_the_four_agree_on_every_template(operation: str) -> None:
     data = template(operation)
     tensors = {
@@ -119,7 +119,7 @@ def test_the_four_agree_on_every_template(operation: str) -> None:
     comparison = compare(tensors, operation=operation, **heads)
     assert [row.status for row in comparison.rows] == [Status.PASS] * 4
     options = {"mask": tensors["mask"], "bias": tensors["bias"], **heads}
-    expected = OPERATIONS[operation].call(reference, tensors, options)
+    expected = COMPARABLE[operation].call(reference, tensors, options)
     np.testing.assert_array_equal(comparison["reference"].output, expected)
     # The mask of the template hides a key from the first row, and the comparison obeys it.
     assert comparison.stages.weights[..., 0, -1].max() == 0.0

@@ -62,7 +62,7 @@ def saved(**options: Any) -> str:
     return "saved.safetensors"
 
 
-TAKES = "dot_product_attention takes `query`, `key`, `value`, and optionally `mask`, `bias`"
+TAKES = "dot_product_attention takes `query`, `key`, `value`, and optionally `mask`, `bias`, `sinks`"
 DTYPE_NAMES = "float64, float32, bfloat16, float16"
 
 BAD_FILES: dict[str, tuple[Callable[[], str], str]] = {

@@ -52,7 +52,7 @@ def group() -> None:
 @click.option("--level", "levels", multiple=True, metavar="NAME", help="Only cases of this level.")
 @click.option("--case", "cases", multiple=True, metavar="ID", help="Only this case.")
 @click.option("--direction", "directions", multiple=True, metavar="NAME", help="Only forward, or only backward, cases.")
-@click.option("--quick", is_flag=True, help="Only float32, and only one length of many: a first look in seconds.")
+@click.option("--quick", is_flag=True, help="A first look: one vector or two for each clause, at float32.")
 @click.option("--profile", metavar="NAME", help="The arithmetic that is declared for its dtype, such as bf16_eager.")
 @click.option(
     "--failures",

@@ -17,6 +17,7 @@ from .admission import decides, error_ratios, evaluate
 from .cases import Case, shipped_cases
 from .operations import Evaluation
 from .profiles import PROFILES, Profile
+from .quick import is_quick
 from .results import Report, Result, Status
 from .targets import Target, UnsupportedCaseError, load_target, profile_for
 
@@ -41,7 +42,7 @@ class Selection:
     cases: frozenset[str] = frozenset()
     directions: frozenset[str] = frozenset()
     quick: bool = False
-    """Only a few seconds' worth of cases: see `is_quick`."""
+    """Only a first look's cases."""
 
     def matches(self, case: Case) -> bool:
         """Say whether a case is selected."""
@@ -54,15 +55,6 @@ class Selection:
             and (not self.directions or case.direction in self.directions)
             and (not self.quick or is_quick(case))
         )
-
-
-def is_quick(case: Case) -> bool:
-    """Say whether a case belongs to the first look: float32, without what only other lengths or ranks add."""
-    return case.dtype == "float32" and not any(case.id.startswith(prefix) for prefix in _SLOW)
-
-
-_SLOW = ("tile", "needle", "rank-", "head-dim", "range", "real", "heads-equal", "causal-rank", "gradient-tile")
-"""Designs whose shapes nothing else has: each costs a compilation."""
 
 
 def verify(
@@ -84,7 +76,7 @@ def verify(
             `fn(query, key, value, *, mask, bias, …)` over NumPy arrays; or a sequence of them.
         clauses, operations, dtypes, levels, cases, directions ("forward", "backward"): what to select; nothing given
             selects everything.
-        quick: only float32 and few shapes, for a first look.
+        quick: one vector or two for each clause, at float32: a first look.
         profile: the arithmetic profile that cases of its dtype are held to, such as "bf16_eager".
 
     Returns:

@@ -1,0 +1,53 @@
+"""The first look: at float32, the vectors that say the most for the fewest compilations.
+
+Every clause is there, and nearly all of them at one shape: a new shape costs JAX up to half a second.
+"""
+
+from __future__ import annotations
+
+from .cases import Case
+
+DTYPE = "float32"
+
+DESIGNS = frozenset(
+    {
+        "grouped",
+        "no-keys",
+        "causal-end",
+        "causal-offset-batch",
+        "window-end",
+        "key-lengths",
+        "query-lengths",
+        "mask-heads",
+        "mask-and-causal",
+        "bias-heads",
+        "bias-minus-infinity",
+        "scale-negative",
+        "softcap-bias",
+        "exact-mean",
+        "empty-lengths",
+        "poison-nan-lengths",
+        "visible-values",
+        "self-attention",
+        "key-value",
+        "multi-head-masked",
+        "segments-cross",
+        "prefix-end",
+        "chunked-end",
+        "alibi",
+        "relative-position",
+        "sinks",
+        "dropout",
+        "logsumexp",
+        "merge",
+        "rotary-half-split",
+        "sinusoidal",
+        "gradient-grouped",
+        "gradient-sinks",
+    }
+)
+
+
+def is_quick(case: Case) -> bool:
+    """Say whether a case belongs to the first look."""
+    return case.dtype == DTYPE and case.id.removesuffix(f"-{DTYPE}") in DESIGNS
