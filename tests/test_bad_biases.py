@@ -320,3 +320,9 @@ def test_wrong_relative_position_bias_is_refused(case: Case, attn: ModuleType) -
 @pytest.mark.parametrize("case", SUMS.values(), ids=SUMS)
 def test_wrong_sum_is_refused(case: Case, attn: ModuleType) -> None:
     check_refused(case, attn)
+
+
+@pytest.mark.parametrize("offset", [2**31, -(2**29) - 1, [0, 2**30]], ids=["far", "just too far", "one of two"])
+def test_an_offset_that_no_position_has_is_refused(offset: Any) -> None:
+    with pytest.raises(ValueError, match="`offset` of `alibi` must lie between -536870912 and 536870912; got "):
+        alibi(symmetric=True, offset=offset)

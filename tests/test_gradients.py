@@ -16,7 +16,7 @@ from option_cases import visible_array
 
 import attnspec.reference.attention as reference_attention
 from attnspec import reference
-from attnspec.contract import Dropout, alibi, relative_position_bias
+from attnspec.contract import Dropout, MultiHeadParameters, alibi, relative_position_bias
 
 TOLERANCE = 1e-13
 SMALL = Dims((2,), 4, 2, 3, 4, 2, 3)
@@ -393,3 +393,14 @@ def test_a_visible_value_that_is_not_finite_is_a_constant(poison: float) -> None
     expected["value"][1, 0, 2, 1] = 0.0
     arrays["value"][1, 0, 2, 1] = poison
     _same(reference.dot_product_attention_vjp(**arrays, output_cotangent=cotangent), expected)
+
+
+def test_a_row_that_is_nan_gives_no_gradient_to_the_output_bias() -> None:
+    """As for every projection: what is not finite enters as a constant (S11)."""
+    rng = np.random.default_rng(3)
+    query, memory = rng.standard_normal((3, 2)), rng.standard_normal((4, 2))
+    weights = MultiHeadParameters(*(np.eye(2) for _ in range(4)), output_bias=np.zeros(2))
+    cotangent = rng.standard_normal((3, 2))
+    query[0, 1] = np.nan
+    gradients = reference.multi_head_attention_vjp(query, memory, memory, weights, cotangent, num_heads=1)
+    np.testing.assert_allclose(gradients.parameters.output_bias, cotangent[1:].sum(axis=0), rtol=1e-14)

@@ -13,12 +13,13 @@ from attnspec.conformance import Case, Report, Result, Status, TargetError, veri
 from attnspec.conformance.cases import shipped_cases
 from attnspec.conformance.faults import FAULTS
 from attnspec.conformance.implementations import Steps, build
-from attnspec.conformance.runner import Selection, check_selection, find_profile
+from attnspec.conformance.runner import Selection, check_selection, find_profile, is_quick
 from attnspec.conformance.variants import variants
 
 Array = np.ndarray[Any, Any]
 
 right = build(Steps())
+CASES = shipped_cases()
 wrong = next(fault.attention for fault in FAULTS if fault.name == "heads-tiled")
 EAGER = next(variant.attention for variant in variants() if variant.name == "eager-bfloat16")
 
@@ -54,6 +55,24 @@ def matching(test: Callable[[Case], bool]) -> list[str]:
         pytest.param({"levels": ["core"]}, lambda case: case.level == "core", id="level"),
         pytest.param({"cases": ["causal-end-float32"]}, lambda case: case.id == "causal-end-float32", id="case"),
         pytest.param({"cases": "causal-end-float32"}, lambda case: case.id == "causal-end-float32", id="one-name"),
+        pytest.param({"directions": ["backward"]}, lambda case: case.direction == "backward", id="direction"),
+        pytest.param({"directions": "forward"}, lambda case: case.direction == "forward", id="one-direction"),
+        pytest.param(
+            {"directions": ["forward", "backward"], "clauses": "S15"},
+            lambda case: "S15" in case.clauses,
+            id="both-directions",
+        ),
+        pytest.param(
+            {"operations": ["merge_attention", "rotary_embedding"]},
+            lambda case: case.operation in ("merge_attention", "rotary_embedding"),
+            id="operations",
+        ),
+        pytest.param({"quick": True}, is_quick, id="quick"),
+        pytest.param(
+            {"quick": True, "clauses": "S13", "directions": "backward"},
+            lambda case: is_quick(case) and "S13" in case.clauses and case.direction == "backward",
+            id="quick-and-others",
+        ),
         pytest.param(
             {"clauses": ["S3"], "dtypes": ["float32"]},
             lambda case: "S3" in case.clauses and case.dtype == "float32",
@@ -71,8 +90,8 @@ def test_selections(selection: dict[str, Any], test: Callable[[Case], bool]) -> 
     ("selection", "message"),
     [
         pytest.param(
-            {"clauses": ["S99"]},
-            r"^no case has 'S99' among its clauses; there are S1, S2, S3, S4, S5, S6, S7, S8, S10, .*, S18$",
+            {"clauses": ["X"]},
+            r"^no case has 'X' among its clauses; there are S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, .*, S18, S21, S22$",
             id="clause",
         ),
         pytest.param({"clauses": ["s7"]}, r"'s7' among its clauses; did you mean S7 or S17\?$", id="lower-case"),
@@ -84,6 +103,16 @@ def test_selections(selection: dict[str, Any], test: Callable[[Case], bool]) -> 
         pytest.param({"dtypes": ["float8"]}, r"^no case has 'float8' among its dtypes; did you mean float", id="dtype"),
         pytest.param(
             {"dtypes": ["int"]}, r"'int' among its dtypes; there are float16, float32, float64, bfloat16$", id="far-off"
+        ),
+        pytest.param(
+            {"directions": ["back"]},
+            r"^no case has 'back' among its directions; did you mean backward\?$",
+            id="direction",
+        ),
+        pytest.param(
+            {"directions": ["sideways"]},
+            r"^no case has 'sideways' among its directions; there are forward, backward$",
+            id="far-off-direction",
         ),
         pytest.param({"levels": ["basic"]}, r"^no case has 'basic' among its levels; there are core$", id="level"),
         pytest.param(
@@ -97,6 +126,30 @@ def test_selections(selection: dict[str, Any], test: Callable[[Case], bool]) -> 
 def test_what_no_case_has_is_refused(selection: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         verify("reference", **selection)
+
+
+def test_quick_is_a_small_part_that_has_nearly_everything() -> None:
+    quick = [case for case in shipped_cases() if is_quick(case)]
+    assert {case.dtype for case in quick} == {"float32"}
+    assert len(shipped_cases()) / 8 < len(quick) < len(shipped_cases()) / 4
+    of_float32 = [case for case in shipped_cases() if case.dtype == "float32"]
+    assert {case.operation for case in quick} == {case.operation for case in of_float32}
+    assert {(case.operation, case.direction) for case in quick} == {(c.operation, c.direction) for c in of_float32}
+    assert {clause for case in quick for clause in case.clauses} == {clause for c in CASES for clause in c.clauses}
+    cores = [
+        {case.tensors[name].shape for case in cases for name in ("query", "key") if name in case.tensors}
+        for cases in (quick, of_float32)
+    ]
+    assert len(cores[0]) < len(cores[1]) * 2 / 3
+
+
+def test_quick_finds_nearly_every_fault() -> None:
+    missed = {fault.name for fault in FAULTS if verify(fault.attention, quick=True, directions="forward").conforms}
+    assert missed <= {"last-key-dropped", "softmax-without-maximum", "softmax-maximum-from-zero"}, missed
+
+
+def test_quick_and_another_dtype_have_nothing_in_common() -> None:
+    assert verify("reference", quick=True, dtypes="float64").is_empty
 
 
 def test_a_selection_is_checked_before_a_target_is_loaded() -> None:
@@ -200,7 +253,7 @@ def test_nearly_outside_is_a_warning_and_passes() -> None:
     case = next(case for case in shipped_cases() if case.id == "window-self-bfloat16")
 
     def near(query: Array, key: Array, value: Array, **_: Any) -> Array:
-        output = right(query, key, value, **_)
+        output, _ = right(query, key, value, **_)
         assert output.tobytes() == value.tobytes()
         return np.nextafter(output, output.dtype.type(0))
 

@@ -23,7 +23,17 @@ from .operands import (
     is_untyped,
     show_shape,
 )
-from .positions import Offset, Positions, as_offset, check_offset, shift, show, show_arguments, show_shape_of
+from .positions import (
+    Offset,
+    Positions,
+    as_offset,
+    check_near,
+    check_offset,
+    shift,
+    show,
+    show_arguments,
+    show_shape_of,
+)
 from .shapes import Sizes, check_pairs, check_per_head
 from .trees import Tree, frozen
 
@@ -93,6 +103,7 @@ class Alibi(Bias):
         if self.slopes is not None:
             object.__setattr__(self, "slopes", _numbers("slopes` of `alibi", self.slopes))
         object.__setattr__(self, "offset", as_offset("alibi", self.offset))
+        check_near("offset` of `alibi", self.offset)
 
     def values(self, at: Positions) -> Any:
         """See `Bias.values`."""

@@ -17,6 +17,7 @@ from .positions import (
     as_offset,
     check_lengths,
     check_offset,
+    near,
     near_lengths,
     shift,
     show,
@@ -164,7 +165,7 @@ class Chunked(Mask):
 
     def visible(self, at: Positions) -> Any:
         """See `Mask.visible`."""
-        size = min(self.size, 2**31 - 1)  # no index reaches it, and it fits into every integer dtype
+        size = near(self.size)
         return (at.query + shift(self.offset, at)) // size == at.key // size
 
     def check(self, sizes: Sizes, checks: Checks) -> None:

@@ -99,6 +99,12 @@ def as_offset(name: str, value: Any) -> Any:
     return offset
 
 
+def check_near(name: str, offset: Any) -> None:
+    """Refuse an offset that `shift` would bring nearer: a mask means the same then, a number does not."""
+    if isinstance(offset, int | np.ndarray) and np.any(np.abs(np.asarray(offset, np.float64)) > FAR):
+        raise ValueError(f"`{name}` must lie between {-FAR} and {FAR}; got {show(offset)}")
+
+
 def shift(offset: Any, at: Positions, distance: int = 0) -> Any:
     """Compute offset + distance, no further away than FAR."""
     if offset is None or isinstance(offset, int):

@@ -180,11 +180,10 @@ def multi_head_attention_vjp(
 
 def pull_projection(inputs: Array, weight: Array, cotangent: Array) -> tuple[Array, Array, Array]:
     """Return the gradients of inputs, weight and bias of x W + b; a position that is not finite has none (S11)."""
-    # A heads' output that is not finite is no input of the caller's: IEEE arithmetic carries it on.
     clean = np.where(is_finite_row(inputs)[..., None], cotangent, 0.0)
     axes = tuple(range(cotangent.ndim - 1))
     d_weight = np.tensordot(finite(inputs), clean, (axes, axes))
-    return clean @ weight.T, d_weight, cotangent.sum(axis=axes)
+    return clean @ weight.T, d_weight, clean.sum(axis=axes)
 
 
 def _wide(array: Any) -> Array:
