@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +12,9 @@ import frameworks
 import pytest
 
 from attnspec.conformance import backends, isolation
-from attnspec.conformance.cases import shipped_cases
+from attnspec.conformance.cases import Case, shipped_cases
 from attnspec.conformance.command_line import main
+from attnspec.conformance.quick import is_quick
 
 CORRECT = """
 import numpy as np
@@ -104,10 +103,74 @@ def test_a_correct_function_of_ones_own(attnspec: Callable[..., Ran], mine: Call
     assert ran.code == 0, ran.out
     lines = ran.out.splitlines()
     assert "mine.py:attention: conforms" in lines
-    others = {case.operation for case in shipped_cases()} - {"dot_product_attention"}
-    reasons = [line for line in lines if "unsupported:" in line]
-    assert len(reasons) == len(others)
-    assert all(any(f"not a {other}" in line for line in reasons) for other in others)
+    others = {case.operation for case in shipped_cases()} - {"dot_product_attention", "attention_with_logsumexp"}
+    reasons = {line.split(" unsupported: ")[1] for line in lines if "unsupported:" in line}
+    assert reasons == {
+        *(f"a plain callable is a dot_product_attention, not a {other}" for other in others),
+        "a plain callable gives no gradients",
+        "the function returns no logsumexp beside its output",
+        "the function takes no `sinks`",
+        "the function takes no `dropout_keep`",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "test"),
+    [
+        pytest.param(["--direction", "backward"], lambda case: case.direction == "backward", id="backward"),
+        pytest.param(["--direction", "forward"], lambda case: case.direction == "forward", id="forward"),
+        pytest.param(["--direction", "forward", "--direction", "backward"], lambda _: True, id="both"),
+        pytest.param(
+            ["--direction", "backward", "--clause", "S13", "--clause", "S15", "--dtype", "bfloat16"],
+            lambda case: (
+                case.direction == "backward"
+                and not {"S13", "S15"}.isdisjoint(case.clauses)
+                and case.dtype == "bfloat16"
+            ),
+            id="backward-and-clauses",
+        ),
+        pytest.param(["--quick"], is_quick, id="quick"),
+        pytest.param(
+            ["--quick", "--direction", "backward"],
+            lambda case: is_quick(case) and case.direction == "backward",
+            id="quick-and-backward",
+        ),
+        pytest.param(
+            ["--op", "merge_attention"], lambda case: case.operation == "merge_attention", id="a-new-operation"
+        ),
+    ],
+)
+def test_selections(arguments: list[str], test: Callable[[Case], bool], attnspec: Callable[..., Ran]) -> None:
+    ran = attnspec("verify", "reference", *arguments, "--json", "-")
+    assert ran.code == 0, ran.err
+    expected = [case.id for case in shipped_cases() if test(case)]
+    assert expected
+    assert [entry["case"] for entry in json.loads(ran.out)["results"]] == expected
+
+
+def test_quick_and_another_dtype_select_nothing(attnspec: Callable[..., Ran]) -> None:
+    ran = attnspec("verify", "reference", "--quick", "--dtype", "float64")
+    assert ran.code == 2
+    assert ran.out.splitlines()[-1] == "no case was decided"
+
+
+def test_a_function_with_every_option_and_two_results(
+    attnspec: Callable[..., Ran], mine: Callable[[str], None]
+) -> None:
+    mine(
+        "from attnspec.conformance.implementations import Steps, build\n"
+        "both = build(Steps())\n"
+        "def attention(query, key, value, **options):\n"
+        "    return both(query, key, value, **options)\n"
+    )
+    ran = attnspec("verify", "mine.py:attention", "--direction", "forward", "--dtype", "float32")
+    assert ran.code == 0, ran.out
+    reasons = [line for line in ran.out.splitlines() if "unsupported:" in line]
+    assert all("a plain callable is a dot_product_attention, not a" in line for line in reasons)
+    cases = [case for case in shipped_cases() if case.dtype == "float32" and case.direction == "forward"]
+    attentions = [case for case in cases if case.operation in ("dot_product_attention", "attention_with_logsumexp")]
+    row = next(line.split() for line in ran.out.splitlines() if line.strip().startswith("mine.py:attention "))
+    assert row[1:7] == ["float32", str(len(cases)), str(len(attentions)), "0", "0", str(len(cases) - len(attentions))]
 
 
 def test_every_installed_backend_is_the_default(attnspec: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +187,23 @@ def only_reference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Exit code 1: does not conform.
+
+
+def test_a_wrong_logsumexp_is_named(attnspec: Callable[..., Ran], mine: Callable[[str], None]) -> None:
+    mine(
+        "from attnspec.conformance.implementations import Steps, build\n"
+        "both = build(Steps())\n"
+        "def attention(query, key, value):\n"
+        "    output, logsumexp = both(query, key, value)\n"
+        "    return output, logsumexp / 0.6931471805599453\n"
+    )
+    ran = attnspec("verify", "mine.py:attention", "--case", "logsumexp-float64", "--case", "square-float64")
+    assert ran.code == 1
+    lines = ran.out.splitlines()
+    at = lines.index("fail mine.py:attention logsumexp-float64")
+    assert " of the logsumexp got " in lines[at + 1]
+    assert "S15 1 of 1" in "\n".join(lines)
+
 
 PLANTED = {
     "scale-missing": ("1 / np.sqrt(query.shape[-1]) if scale is None else scale", "1.0", "square-float64"),
@@ -191,6 +271,10 @@ USAGE = {
     "unknown-operation": (["--op", "attention"], "Error: no case has 'attention' among its operations; did you mean"),
     "unknown-case": (["--case", "sqare-float32"], "Error: no case has 'sqare-float32' among its cases; did you mean"),
     "unknown-dtype": (["--dtype", "fp8"], "Error: no case has 'fp8' among its dtypes; there are"),
+    "unknown-direction": (
+        ["--direction", "backwards"],
+        "Error: no case has 'backwards' among its directions; did you mean backward?",
+    ),
     "unknown-level": (["--level", "9"], "Error: no case has '9' among its levels; there are core"),
     "unknown-profile": (["--profile", "fp8"], "Error: there is no profile 'fp8'; there are fp64, fp32,"),
     "unknown-requirement": (
@@ -346,41 +430,16 @@ def test_help_is_no_failure(arguments: list[str], attnspec: Callable[..., Ran]) 
     assert ran.err == ""
 
 
-# The installed script, in a process of its own.
-
-
-def script(*arguments: str, code: str = "main()") -> subprocess.CompletedProcess[str]:
-    source = (
-        f"import sys; sys.argv[1:] = {list(arguments)!r}; from attnspec.conformance.command_line import main; {code}"
-    )
-    environment = {**os.environ, "NO_COLOR": "1"}
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", source], capture_output=True, text=True, env=environment, check=False
-    )
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["targets"], ["verify", "--help"]], ids=" ".join)
-def test_help_and_targets_import_no_framework(arguments: list[str]) -> None:
-    loaded = (
-        "main(); print(sorted(set(sys.modules) & {'torch', 'tensorflow', 'jax', 'keras', 'flax'}), file=sys.stderr)"
-    )
-    ran = script(*arguments, code=loaded)
-    assert ran.returncode == 0
-    assert ran.stderr == "[]\n"
-
-
 @pytest.mark.parametrize(
-    ("target", "code", "said"),
+    "part",
     [
-        ("reference", 0, "reference: conforms"),
-        ("mine.py:attention", 1, "does not conform: mine.py:attention"),
-        ("torhc", 2, "attnspec: there is no target 'torhc'"),
+        "--direction NAME Only forward, or only backward, cases.",
+        "--quick A first look: one vector or two for each clause, at float32.",
+        "--clause ID Only cases of this clause, such as S7; repeatable, like all selections.",
+        "--op NAME Only cases of this operation.",
+        "--profile NAME The arithmetic that is declared for its dtype, such as bf16_eager.",
     ],
-    ids=["conforms", "fails", "wrong-usage"],
+    ids=lambda part: part.split()[0],
 )
-def test_exit_codes_of_a_process(target: str, code: int, said: str, mine: Callable[[str], None]) -> None:
-    mine("def attention(query, key, value):\n    return 0 * query\n")
-    ran = script("verify", target, "--case", "square-float32")
-    assert ran.returncode == code
-    assert said in ran.stdout + ran.stderr
-    assert "Traceback" not in ran.stderr
+def test_help_says_what_can_be_selected(part: str, attnspec: Callable[..., Ran]) -> None:
+    assert part in " ".join(attnspec("verify", "--help").out.split())

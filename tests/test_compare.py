@@ -14,7 +14,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import attnspec.conformance
 from attnspec import reference
 from attnspec.conformance import Comparison, InputError, Status, TargetError, compare
 from attnspec.conformance.cases import DTYPES
@@ -447,8 +446,3 @@ def test_json_says_everything_but_the_outputs() -> None:
     assert (second["target"], second["status"], second["first_difference"]) == ("without_scale", "fail", "output")
     assert (second["ratio"], second["max_error"]) == (row.ratio, row.max_error)
     assert data["pairwise"]["outputs"] == ["reference", "without_scale"]
-
-
-def test_the_package_exports_the_function_and_not_its_module() -> None:
-    assert callable(attnspec.conformance.compare)
-    assert attnspec.conformance.compare.__module__ == "attnspec.conformance.compare"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from compare_runs import MINE, run, save, save_json
 
+import attnspec.conformance
 from attnspec.conformance.cases import DTYPES
 from attnspec.conformance.comparison_files import COMPARABLE
 from attnspec.conformance.example_files import template_text
@@ -283,3 +284,8 @@ def test_every_command_and_listing_of_the_page_runs(folder: Path) -> None:
     assert len(outputs) == 12
     (wrong,) = [output for output in outputs if "disagreement" in output]
     assert re.search(r"1\.34e-02 +7\.2e\+12", wrong)  # the numbers that the page quotes
+
+
+def test_the_package_exports_the_function_and_not_its_module() -> None:
+    assert callable(attnspec.conformance.compare)
+    assert attnspec.conformance.compare.__module__ == "attnspec.conformance.compare"

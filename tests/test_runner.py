@@ -13,13 +13,13 @@ from attnspec.conformance import Case, Report, Result, Status, TargetError, veri
 from attnspec.conformance.cases import shipped_cases
 from attnspec.conformance.faults import FAULTS
 from attnspec.conformance.implementations import Steps, build
-from attnspec.conformance.runner import Selection, check_selection, find_profile, is_quick
+from attnspec.conformance.quick import is_quick
+from attnspec.conformance.runner import Selection, check_selection, find_profile
 from attnspec.conformance.variants import variants
 
 Array = np.ndarray[Any, Any]
 
 right = build(Steps())
-CASES = shipped_cases()
 wrong = next(fault.attention for fault in FAULTS if fault.name == "heads-tiled")
 EAGER = next(variant.attention for variant in variants() if variant.name == "eager-bfloat16")
 
@@ -91,7 +91,7 @@ def test_selections(selection: dict[str, Any], test: Callable[[Case], bool]) -> 
     [
         pytest.param(
             {"clauses": ["X"]},
-            r"^no case has 'X' among its clauses; there are S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, .*, S18, S21, S22$",
+            r"^no case has 'X' among its clauses; there are S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, .*, S21, S22$",
             id="clause",
         ),
         pytest.param({"clauses": ["s7"]}, r"'s7' among its clauses; did you mean S7 or S17\?$", id="lower-case"),
@@ -126,26 +126,6 @@ def test_selections(selection: dict[str, Any], test: Callable[[Case], bool]) -> 
 def test_what_no_case_has_is_refused(selection: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         verify("reference", **selection)
-
-
-def test_quick_is_a_small_part_that_has_nearly_everything() -> None:
-    quick = [case for case in shipped_cases() if is_quick(case)]
-    assert {case.dtype for case in quick} == {"float32"}
-    assert len(shipped_cases()) / 8 < len(quick) < len(shipped_cases()) / 4
-    of_float32 = [case for case in shipped_cases() if case.dtype == "float32"]
-    assert {case.operation for case in quick} == {case.operation for case in of_float32}
-    assert {(case.operation, case.direction) for case in quick} == {(c.operation, c.direction) for c in of_float32}
-    assert {clause for case in quick for clause in case.clauses} == {clause for c in CASES for clause in c.clauses}
-    cores = [
-        {case.tensors[name].shape for case in cases for name in ("query", "key") if name in case.tensors}
-        for cases in (quick, of_float32)
-    ]
-    assert len(cores[0]) < len(cores[1]) * 2 / 3
-
-
-def test_quick_finds_nearly_every_fault() -> None:
-    missed = {fault.name for fault in FAULTS if verify(fault.attention, quick=True, directions="forward").conforms}
-    assert missed <= {"last-key-dropped", "softmax-without-maximum", "softmax-maximum-from-zero"}, missed
 
 
 def test_quick_and_another_dtype_have_nothing_in_common() -> None:
@@ -308,6 +288,46 @@ def test_what_is_missing_does_not_conform() -> None:
     report = Report((result(Status.PASS),), {}, ("jax is required and JAX is not installed",))
     assert not report.conforms
     assert report.summary().startswith("jax is required and JAX is not installed\n")
+
+
+def test_a_function_without_a_logsumexp_is_unsupported_there_and_judged_elsewhere() -> None:
+    def output_alone(query: Array, key: Array, value: Array) -> Array:
+        return right(query, key, value)[0]
+
+    report = verify(output_alone, cases=["square-float32", "logsumexp-float32", "gradient-plain-float32"])
+    assert [(found.status, found.message) for found in report.results] == [
+        (Status.PASS, ""),
+        (Status.UNSUPPORTED, "the function returns no logsumexp beside its output"),
+        (Status.UNSUPPORTED, "a plain callable gives no gradients"),
+    ]
+    assert report.conforms
+
+
+@pytest.mark.parametrize(
+    ("fault", "case", "part"),
+    [
+        pytest.param("logsumexp-base-two", "logsumexp-float32", "of the logsumexp got", id="logsumexp"),
+        pytest.param("sink-ignored", "sinks-float32", "at [", id="sinks"),
+        pytest.param("dropout-inverted", "dropout-float32", "at [", id="dropout"),
+        pytest.param("segments-ignored", "segments-float32", "at [", id="segments"),
+        pytest.param("bias-ignored", "alibi-float32", "at [", id="bias-object"),
+    ],
+)
+def test_faults_of_options_fail_with_a_place(fault: str, case: str, part: str) -> None:
+    attention = next(each.attention for each in FAULTS if each.name == fault)
+    (found,) = verify(attention, cases=case).results
+    assert found.status is Status.FAIL
+    assert part in found.message
+    assert found.message.endswith(next(each.description for each in shipped_cases() if each.id == case))
+    assert verify(right, cases=case).conforms
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_the_reference_conforms_in_each_direction(direction: str) -> None:
+    report = verify("reference", directions=direction)
+    assert report.conforms
+    assert report.count(Status.PASS) == len(report.results) > 70
+    assert all(("gradient" in found.case) == (direction == "backward") for found in report.results)
 
 
 def test_json_has_every_result_and_no_nan() -> None:

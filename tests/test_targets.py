@@ -70,6 +70,31 @@ def test_built_in_names(name: str) -> None:
     assert dtype == (np.float64 if name == "reference" else np.float32)
 
 
+PARTIAL_DTYPES: dict[str, dict[str, str]] = {
+    "logsumexp-float64": {"output": "float64", "logsumexp": "float64"},
+    "logsumexp-bfloat16": {"output": "float32", "logsumexp": "float32"},
+    "merge-float16": {"output": "float32", "logsumexp": "float32"},
+    "rotary-base-bfloat16": {"output": "bfloat16"},
+    "sinusoidal-float16": {"output": "float16"},
+    "gradient-sinks-bfloat16": dict.fromkeys(("query", "key", "value", "sinks"), "bfloat16"),
+    "gradient-logsumexp-float16": dict.fromkeys(("query", "key", "value"), "float16"),
+}
+
+
+@pytest.mark.parametrize("case", PARTIAL_DTYPES)
+@pytest.mark.parametrize("name", frameworks.MODULES)
+def test_results_of_a_backend_are_named_and_have_their_dtypes(name: str, case: str) -> None:
+    frameworks.load(name)
+    target = load_target(name)
+    results = target.run(CASES[case], dict(CASES[case].tensors))
+    expected = dict.fromkeys(PARTIAL_DTYPES[case], "float64") if name == "reference" else PARTIAL_DTYPES[case]
+    assert {result: str(array.dtype) for result, array in results.items()} == expected
+    allowed = target.result_dtypes(CASES[case])
+    assert {result: tuple(map(str, dtypes)) for result, dtypes in allowed.items()} == {
+        result: (dtype,) for result, dtype in expected.items()
+    }
+
+
 def test_module_and_callable() -> None:
     target = load_target("attnspec.reference:dot_product_attention")
     assert target.name == "attnspec.reference:dot_product_attention"

@@ -1,7 +1,7 @@
 """The shared vectors under plain pytest: one test for each vector and backend, judged by the runner that users run.
 
-A test passes where `attnspec verify` would: the output lies within the derived bound, the dtype is right, a second call
-gives the same bits, unread entries change no bit, and the inputs come back as they were.
+A test passes where `attnspec verify` would: every result, or gradient, lies within its derived bound and has its dtype,
+a second call gives the same bits, unread entries change no bit, and the inputs come back as they were.
 """
 
 from __future__ import annotations
