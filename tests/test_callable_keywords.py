@@ -220,9 +220,15 @@ def test_results_are_named() -> None:
     [
         pytest.param("square-bfloat16", {"output": ["bfloat16"]}, id="output"),
         pytest.param("logsumexp-float64", {"output": ["float64"], "logsumexp": ["float64"]}, id="partial-float64"),
-        pytest.param("logsumexp-float32", {"output": ["float32"], "logsumexp": ["float32"]}, id="partial-float32"),
         pytest.param(
-            "logsumexp-bfloat16", {"output": ["bfloat16", "float32"], "logsumexp": ["float32"]}, id="partial-bfloat16"
+            "logsumexp-float32",
+            {"output": ["float32", "float64"], "logsumexp": ["float32", "float64"]},
+            id="partial-float32",
+        ),
+        pytest.param(
+            "logsumexp-bfloat16",
+            {"output": ["bfloat16", "float32", "float64"], "logsumexp": ["float32", "float64"]},
+            id="partial-bfloat16",
         ),
     ],
 )

@@ -70,7 +70,7 @@ def test_wrong_sinks_are_found(fault: str) -> None:
 
 def test_the_summary_says_that_there_are_sinks() -> None:
     comparison = compare(draw(4, "float32"), targets="reference")
-    assert comparison.question.describe().endswith(", sinks")
+    assert comparison.question.describe().endswith(" in float32, sinks")
     assert "sinks" not in compare({n: t for n, t in draw(4, "float32").items() if n != "sinks"}).question.describe()
 
 

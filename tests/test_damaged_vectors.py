@@ -32,6 +32,8 @@ DAMAGED = (
     "merge-float32",
     "rotary-batch-float32",
     "gradient-sinks-float32",
+    "sinusoidal-float32",
+    "multi-head-float32",
 )
 
 
@@ -152,6 +154,14 @@ def _option(identifier: str, **options: Any) -> Callable[[Folder], None]:
     return damage
 
 
+def _missing_option(identifier: str, name: str) -> Callable[[Folder], None]:
+    def damage(folder: Folder) -> None:
+        del folder.named(identifier)["options"][name]
+        folder.write()
+
+    return damage
+
+
 def _entry(identifier: str, **fields: Any) -> Callable[[Folder], None]:
     def damage(folder: Folder) -> None:
         folder.named(identifier).update(fields)
@@ -207,6 +217,27 @@ DAMAGES: dict[str, tuple[Callable[[Folder], Any], str]] = {
     "bias-without-tensor": (_no_bias, "square-float32 is a dot_product_attention without a tensor 'bias'"),
     "sinks-without-tensor": (_without("sinks", "sinks"), "sinks-float32 is a dot_product_attention without .* 'sinks'"),
     "dropout-without-keep": (_without("dropout", "keep"), "dropout-float32 is .* without a tensor 'keep'"),
+    "logsumexp-without-its-result": (
+        _without("logsumexp", "expected_logsumexp"),
+        "logsumexp-float32 is a attention_with_logsumexp without a tensor 'expected_logsumexp'",
+    ),
+    "backward-without-a-gradient": (
+        _without("gradient-sinks", "gradient_sinks"),
+        "gradient-sinks-float32 is a dot_product_attention without a tensor 'gradient_sinks'",
+    ),
+    "rotary-without-pairing": (
+        _option("rotary-batch", pairing=None),
+        r"does not fit its schema: None is not one of \['half_split', 'interleaved'\]",
+    ),
+    "sinusoidal-without-size": (
+        _missing_option("sinusoidal", "size"),
+        "sinusoidal-float32 is a sinusoidal_positions without the option 'size'",
+    ),
+    "multi-head-without-heads": (
+        _missing_option("multi-head", "num_heads"),
+        "multi-head-float32 is a multi_head_attention without the option 'num_heads'",
+    ),
+    "dropout-of-everything": (_option("dropout", dropout=1.0), "does not fit its schema: 1.0 is greater than or equal"),
     "merge-without-logsumexps": (_without("merge", "logsumexps"), "a merge_attention without a tensor 'logsumexps'"),
     "rotary-without-positions": (_without("rotary-batch", "positions"), "a rotary_embedding without .* 'positions'"),
     "backward-without-cotangent": (
@@ -218,14 +249,6 @@ DAMAGES: dict[str, tuple[Callable[[Folder], Any], str]] = {
         "gradient-sinks-float32 is a dot_product_attention without a tensor 'expected'",
     ),
     "forward-called-backward": (_entry("sinks", direction="backward"), "sinks-float32 .*'output_cotangent'"),
-    "gradient-not-in-the-manifest": (
-        _without("gradient-sinks", "gradient_sinks"),
-        "gradient-sinks-float32: .* holds .*gradient_sinks.*, the manifest says ",
-    ),
-    "logsumexp-not-in-the-manifest": (
-        _without("logsumexp", "expected_logsumexp"),
-        "logsumexp-float32: .* holds .*expected_logsumexp.*, the manifest says ",
-    ),
     "flipped-keep": (_flipped_keep, "vector dropout-float32: .*is truncated or was changed"),
     "unknown-direction": (_entry("sinks", direction="sideways"), "does not fit its schema: 'sideways' is not one of"),
     "unknown-operation": (_entry("sinks", operation="attention"), "does not fit its schema: 'attention' is not one of"),

@@ -59,9 +59,9 @@ WRONG_PAIRS: dict[str, tuple[Callable[..., Any], Status, str]] = {
     "list": (
         pair(lambda o, e: (o, e.tolist())),
         Status.ERROR,
-        "^TypeError: the output must be an array; got list$",
+        "^TypeError: the logsumexp must be an array; got list$",
     ),
-    "none": (pair(lambda o, e: (o, None)), Status.ERROR, "^TypeError: the output must be an array; got NoneType$"),
+    "none": (pair(lambda o, e: (o, None)), Status.ERROR, "^TypeError: the logsumexp must be an array; got NoneType$"),
     "swapped": (
         pair(lambda o, e: (e, o)),
         Status.FAIL,
@@ -75,12 +75,7 @@ WRONG_PAIRS: dict[str, tuple[Callable[..., Any], Status, str]] = {
     "narrow": (
         pair(lambda o, e: (o, e.astype(np.float16))),
         Status.FAIL,
-        r"^the logsumexp has dtype float16; expected float32 \(S16\)$",
-    ),
-    "wide": (
-        pair(lambda o, e: (o, e.astype(np.float64))),
-        Status.FAIL,
-        r"^the logsumexp has dtype float64; expected float32 \(S16\)$",
+        r"^the logsumexp has dtype float16; expected float32 or float64 \(S16\)$",
     ),
     "empty-row-is-0": (
         pair(lambda o, e: (o, np.where(np.isneginf(e), np.float32(0), e))),
@@ -117,7 +112,7 @@ def test_partial_results_of_half_precision_may_be_wide_but_the_logsumexp_must(dt
 
     assert the_result(partial, f"logsumexp-{dtype}").status is Status.PASS
     narrow = the_result(pair(lambda o, e: (o, e.astype(o.dtype))), f"logsumexp-{dtype}")
-    assert narrow.message == f"the logsumexp has dtype {dtype}; expected float32 (S16)"
+    assert narrow.message == f"the logsumexp has dtype {dtype}; expected float32 or float64 (S16)"
 
 
 def test_a_logsumexp_that_changes_from_call_to_call_is_nondeterministic() -> None:
@@ -274,3 +269,7 @@ def test_a_result_that_comes_only_the_second_time_is_nondeterministic() -> None:
     calls = itertools.count()
     result = judged(lambda results: results | ({"extra": np.zeros(1)} if next(calls) else {}))
     assert result.status is Status.NONDETERMINISTIC
+
+
+def test_partial_results_may_be_wider_than_they_must() -> None:
+    assert the_result(pair(lambda o, e: (o, e.astype(np.float64))), "logsumexp-float32").status is Status.PASS

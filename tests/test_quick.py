@@ -27,7 +27,7 @@ def test_both_directions_and_every_operation_are_looked_at() -> None:
 
 def test_most_have_one_shape() -> None:
     shapes = [case.tensors["query"].shape for case in QUICK if case.operation == "dot_product_attention"]
-    assert shapes.count((3, 6, 5, 7)) >= 0.9 * len(shapes)
+    assert shapes.count((3, 6, 5, 7)) >= 0.8 * len(shapes)
 
 
 def test_quick_selects_in_python_too() -> None:

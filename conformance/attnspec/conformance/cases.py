@@ -126,20 +126,14 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_entry(entry: Mapping[str, Any], identifiers: Container[str]) -> None:
-    """Check what a schema cannot say: the tensors that the operation needs, the mask, the twin."""
-    options = entry["options"]
-    direction = entry.get("direction", "forward")
-    given = {
-        "bias": options["bias"] is True,
-        "sinks": options.get("sinks", False),
-        "keep": options.get("dropout") is not None,
-        "output_cotangent": direction == "backward",
-        "expected": direction == "forward",
-    }
-    needed = [*OPERATIONS[entry["operation"]].tensors, *(name for name, is_given in given.items() if is_given)]
-    for name in needed:
+    """Check what a schema cannot say: the tensors, results and options that the operation needs, the mask, the twin."""
+    options, operation = entry["options"], OPERATIONS[entry["operation"]]
+    for name in (*_tensors_needed(entry), *_results_needed(entry)):
         if name not in entry["tensors"]:
-            raise VectorError(f"vector {entry['id']} is a {entry['operation']} without a tensor {name!r}")
+            raise VectorError(f"vector {entry['id']} is a {operation.name} without a tensor {name!r}")
+    for name in operation.required:
+        if options.get(name) is None:
+            raise VectorError(f"vector {entry['id']} is a {operation.name} without the option {name!r}")
     try:
         if options["mask"] is not None:
             mask_from_json(options["mask"])
@@ -149,6 +143,26 @@ def _check_entry(entry: Mapping[str, Any], identifiers: Container[str]) -> None:
         raise VectorError(f"vector {entry['id']}: {error}") from None
     if entry["same_bits_as"] is not None and entry["same_bits_as"] not in identifiers:
         raise VectorError(f"vector {entry['id']} names {entry['same_bits_as']} as its twin, which is no vector")
+
+
+def _tensors_needed(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    options = entry["options"]
+    given = {
+        "bias": options["bias"] is True,
+        "sinks": options.get("sinks", False),
+        "keep": options.get("dropout") is not None,
+        "output_cotangent": entry.get("direction") == "backward",
+    }
+    return (*OPERATIONS[entry["operation"]].tensors, *(name for name, is_given in given.items() if is_given))
+
+
+def _results_needed(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name the results of a payload: those of the operation, or a gradient of everything that has one."""
+    operation = OPERATIONS[entry["operation"]]
+    if entry.get("direction") != "backward":
+        return ("expected", *(f"expected_{name}" for name in operation.results if name != "output"))
+    own = {*operation.tensors, *operation.optional, "bias", "sinks"} - {"positions"}
+    return tuple(f"gradient_{name}" for name in entry["tensors"] if name in own)
 
 
 def _load_case(folder: Path, entry: Mapping[str, Any]) -> Case:

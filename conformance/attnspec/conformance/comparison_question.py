@@ -35,7 +35,9 @@ class Question(NamedTuple):
         operation = OPERATIONS[self.case.operation]
         tensors = ", ".join(f"{name} {self.case.tensors[name].shape}" for name in operation.tensors[:3])
         options = "".join(
-            f", {name} {value!r}" for name, value in self.case.call_options().items() if name not in ("bias", "mask")
+            f", {name} {value!r}"
+            for name, value in self.case.call_options().items()
+            if name not in ("bias", "sinks", "mask")
         )
         options += "".join(f", {name}" for name in ("bias", "sinks") if name in self.case.tensors)
         options += f", mask {self.case.options['mask']!r}" if self.case.options["mask"] is not None else ""

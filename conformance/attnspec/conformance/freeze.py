@@ -23,14 +23,12 @@ from .admission import CHEATS, decides, evaluate, rejects
 from .cases import VECTORS, Case, load_cases, payload_of
 from .design import Design
 from .designs import designs
+from .operations import OPERATIONS
 from .profiles import default_profile
 from .recipes import Array, round_to
 from .tensor_files import write_tensors
 
 GENERATOR_VERSION = 1
-
-PARTIAL = ("attention_with_logsumexp", "merge_attention")
-"""Operations whose results are at least float32, and so are the cotangents and logsumexps that go with them."""
 
 
 def freeze(folder: Path = VECTORS) -> list[str]:
@@ -57,7 +55,7 @@ def freeze(folder: Path = VECTORS) -> list[str]:
 def _make(design: Design, dtype: str) -> tuple[dict[str, Any], bytes]:
     # A twin has its partner's seed: the two differ in unread entries only.
     seed = zlib.crc32((design.twin or design.name).encode())
-    tensors = round_to(design.make(np.random.default_rng(seed)), dtype, partial=design.operation in PARTIAL)
+    tensors = round_to(design.make(np.random.default_rng(seed)), dtype, partial=OPERATIONS[design.operation].is_partial)
     case = _case(design, dtype, tensors)
     case = replace(case, expected=evaluate(case, default_profile(dtype)).results)
     _check_admission(design, case)

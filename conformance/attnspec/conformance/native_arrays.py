@@ -30,8 +30,8 @@ def from_numpy(framework: str, array: Array) -> Any:
     return jnp.array(array)
 
 
-def to_numpy(output: Any) -> Array:
-    """Return an array of any framework as a NumPy array, bit for bit."""
+def to_numpy(output: Any, what: str = "the output") -> Array:
+    """Return an array of any framework as a NumPy array, bit for bit; `what` names it for the message."""
     if isinstance(output, np.ndarray | np.generic):
         return np.asarray(output)
     torch = sys.modules.get("torch")
@@ -42,4 +42,4 @@ def to_numpy(output: Any) -> Array:
         return np.asarray(output.numpy())
     if hasattr(output, "shape") and hasattr(output, "dtype"):
         return np.asarray(output)
-    raise TypeError(f"the output must be an array; got {type(output).__name__}")
+    raise TypeError(f"{what} must be an array; got {type(output).__name__}")

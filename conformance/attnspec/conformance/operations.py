@@ -36,6 +36,14 @@ class Operation(NamedTuple):
     """(module, operation, tensors, options) → what the operation of this module returns."""
     is_attention: bool = True
     """Whether it takes mask, bias, scale, softcap, sinks and dropout, and its results come from one attention."""
+    results: tuple[str, ...] = ("output",)
+    required: tuple[str, ...] = ()
+    """Those of its own options that have no default."""
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it gives partial results, which are at least float32."""
+        return "logsumexp" in self.results
 
     def call(self, module: Any, tensors: Tensors, options: Mapping[str, Any]) -> Any:
         """Call this operation of a module with its own tensors and options."""
@@ -118,7 +126,9 @@ def _merge(tensors: Tensors, options: Mapping[str, Any], profile: Profile) -> Ev
     sinks = options.get("sinks")
     sink = None if sinks is None else np.asarray(sinks, np.float64)[..., None]
     exact = partial_results.merge(outputs, logsumexps, sink)
-    bounds = merge_bound(outputs, logsumexps, sink, profile._replace(output=profile.accumulation))
+    # A merge has no scores to store, and its results are not rounded to the inputs' dtype.
+    wide = profile._replace(output=profile.accumulation, scores=profile.accumulation, rounds_softmax=False)
+    bounds = merge_bound(outputs, logsumexps, sink, wide)
     return Evaluation(
         {"output": exact.output, "logsumexp": exact.logsumexp},
         dict(zip(("output", "logsumexp"), bounds, strict=True)),
@@ -249,8 +259,25 @@ OPERATIONS: dict[str, Operation] = {
     operation.name: operation
     for operation in (
         Operation("dot_product_attention", _CORE, (), (), _dot_product, _call_plainly),
-        Operation("attention_with_logsumexp", _CORE, (), (), _with_logsumexp, _call_plainly),
-        Operation("merge_attention", ("outputs", "logsumexps"), (), (), _merge, _call_merge, is_attention=False),
+        Operation(
+            "attention_with_logsumexp",
+            _CORE,
+            (),
+            (),
+            _with_logsumexp,
+            _call_plainly,
+            results=("output", "logsumexp"),
+        ),
+        Operation(
+            "merge_attention",
+            ("outputs", "logsumexps"),
+            (),
+            (),
+            _merge,
+            _call_merge,
+            is_attention=False,
+            results=("output", "logsumexp"),
+        ),
         Operation(
             "self_attention",
             ("inputs", "query_weight", "key_weight", "value_weight"),
@@ -267,6 +294,7 @@ OPERATIONS: dict[str, Operation] = {
             ("num_heads", "num_kv_heads"),
             _multi_head_attention,
             _call_multi_head,
+            required=("num_heads",),
         ),
         Operation(
             "rotary_embedding",
@@ -276,6 +304,7 @@ OPERATIONS: dict[str, Operation] = {
             _rotary_embedding,
             _call_plainly,
             is_attention=False,
+            required=("pairing",),
         ),
         Operation(
             "sinusoidal_positions",
@@ -285,6 +314,7 @@ OPERATIONS: dict[str, Operation] = {
             _sinusoidal_positions,
             _call_sinusoidal,
             is_attention=False,
+            required=("size",),
         ),
     )
 }

@@ -247,7 +247,7 @@ def _call(target: Target, case: Case) -> Results:
 
 
 def _compare_all(case: Case, results: Results, target: Target, evaluation: Evaluation) -> Verdict:
-    """Compare every result, and return the worst verdict."""
+    """Compare every result: return the verdict of the first that fails, or else the one closest to its bound."""
     dtypes = target.result_dtypes(case)
     worst: Verdict = Status.PASS, 0.0, ""
     for name, expected in case.expected.items():

@@ -96,12 +96,12 @@ class BackendTarget:
 
         A gradient has the dtype of what it belongs to.
         """
-        is_partial = case.operation in ("attention_with_logsumexp", "merge_attention")
+        operation = OPERATIONS[case.operation]
         wide = DTYPES["float64"] if self.name == "reference" else None
         if case.direction == "backward":
             return {name: (wide or case.tensors[name].dtype,) for name in case.expected}
-        dtype = wide or DTYPES[accumulation_dtype(case.dtype) if is_partial else case.dtype]
-        return dict.fromkeys(("output", "logsumexp") if is_partial else ("output",), (dtype,))
+        dtype = wide or DTYPES[accumulation_dtype(case.dtype) if operation.is_partial else case.dtype]
+        return dict.fromkeys(operation.results, (dtype,))
 
     def run(self, case: Case, tensors: dict[str, Array]) -> dict[str, Array]:
         """Call the backend with NumPy arrays, or differentiate it, and return what it computed."""
@@ -144,9 +144,9 @@ class CallableTarget:
 
     def result_dtypes(self, case: Case) -> dict[str, tuple[np.dtype[Any], ...]]:
         """Return the query's dtype (S16); partial results are at least float32, their output may be the query's."""
-        wide = DTYPES[accumulation_dtype(case.dtype)]
         if case.operation == "attention_with_logsumexp":
-            return {"output": (DTYPES[case.dtype], wide), "logsumexp": (wide,)}
+            wide = tuple({DTYPES[accumulation_dtype(case.dtype)]: None, DTYPES["float64"]: None})
+            return {"output": tuple(dict.fromkeys((DTYPES[case.dtype], *wide))), "logsumexp": wide}
         return {"output": (DTYPES[case.dtype],)}
 
     def run(self, case: Case, tensors: dict[str, Array]) -> dict[str, Array]:
@@ -156,7 +156,7 @@ class CallableTarget:
         if case.operation == "attention_with_logsumexp":
             if len(results) < 2:
                 raise UnsupportedCaseError("the function returns no logsumexp beside its output")
-            return {"output": to_numpy(results[0]), "logsumexp": to_numpy(results[1])}
+            return {"output": to_numpy(results[0]), "logsumexp": to_numpy(results[1], "the logsumexp")}
         return {"output": to_numpy(results[0])}
 
     def _accepts(self, name: str) -> bool:
