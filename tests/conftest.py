@@ -24,3 +24,25 @@ with contextlib.suppress(ModuleNotFoundError):
 def attn(request: pytest.FixtureRequest) -> ModuleType:
     """Each of the four modules: `attnspec.reference`, `attnspec.torch`, `attnspec.tensorflow`, `attnspec.jax`."""
     return frameworks.load(request.param)
+
+
+LONGEST = (
+    "test_vectors",
+    "test_backends",
+    "test_transforms",
+    "test_one_answer",
+    "test_tree_transforms",
+    "test_onnx_witness",
+    "test_documentation",
+    "test_unread",
+    "test_unread_options",
+    "test_gradient_bounds",
+    "test_backend_gradients",
+)
+"""Files of a minute or so each. They begin, so that no worker is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; within a file, and among the others, the order stays."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))

@@ -323,6 +323,7 @@ def test_wrong_sum_is_refused(case: Case, attn: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("offset", [2**31, -(2**29) - 1, [0, 2**30]], ids=["far", "just too far", "one of two"])
-def test_an_offset_that_no_position_has_is_refused(offset: Any) -> None:
+def test_an_offset_that_no_position_has_is_refused(attn: ModuleType, offset: Any) -> None:
+    tensors = [np.zeros((2, 3, 5), np.float32)] * 3
     with pytest.raises(ValueError, match="`offset` of `alibi` must lie between -536870912 and 536870912; got "):
-        alibi(symmetric=True, offset=offset)
+        attn.dot_product_attention(*tensors, bias=alibi(0.5, symmetric=True, offset=offset))

@@ -103,7 +103,6 @@ class Alibi(Bias):
         if self.slopes is not None:
             object.__setattr__(self, "slopes", _numbers("slopes` of `alibi", self.slopes))
         object.__setattr__(self, "offset", as_offset("alibi", self.offset))
-        check_near("offset` of `alibi", self.offset)
 
     def values(self, at: Positions) -> Any:
         """See `Bias.values`."""
@@ -114,6 +113,7 @@ class Alibi(Bias):
     def check(self, sizes: Sizes, dtype: str, checks: Checks) -> None:
         """Check the offset (S7) and one slope for each query head."""
         check_offset("alibi", self.offset, sizes, checks)
+        check_near("offset` of `alibi", self.offset, checks)
         if self.slopes is not None:
             shape = _check_numbers("slopes` of `alibi", self.slopes, dtype, checks)
             check_per_head("slopes` of `alibi", shape, sizes, checks)

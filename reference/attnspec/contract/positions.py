@@ -99,9 +99,16 @@ def as_offset(name: str, value: Any) -> Any:
     return offset
 
 
-def check_near(name: str, offset: Any) -> None:
+def check_near(name: str, offset: Any, checks: Checks) -> None:
     """Refuse an offset that `shift` would bring nearer: a mask means the same then, a number does not."""
-    if isinstance(offset, int | np.ndarray) and np.any(np.abs(np.asarray(offset, np.float64)) > FAR):
+    if offset is None or isinstance(offset, str):
+        return
+    if isinstance(offset, int):
+        is_far = abs(offset) > FAR
+    else:
+        values = checks.read(name, offset)
+        is_far = values is not None and float(np.abs(values.astype(np.float64)).max(initial=0.0)) > FAR
+    if is_far:
         raise ValueError(f"`{name}` must lie between {-FAR} and {FAR}; got {show(offset)}")
 
 
