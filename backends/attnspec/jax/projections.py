@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -91,7 +92,8 @@ def multi_head_attention(
         query, key, value, parameters, num_heads, num_kv_heads, given
     )
     output: Array = compute_stages(attention).output
-    return project(merge_heads(output), parameters.output_weight, parameters.output_bias).astype(dtype)
+    projected: Array = project(merge_heads(output), parameters.output_weight, parameters.output_bias)
+    return projected.astype(dtype)
 
 
 def prepare_self_attention(
@@ -159,6 +161,7 @@ def prepare_multi_head_attention(
     return Attention(wide_query, wide_key, wide_value, sizes, options), parameters, query.dtype
 
 
+@jax.jit  # one compilation, as for `stages_of`
 def project(inputs: Array, weight: Array, bias: Array | None) -> Array:
     """Compute x W + b; a non-finite component makes its position NaN, and no other (S11)."""
     inputs = widen(inputs)
