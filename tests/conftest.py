@@ -38,8 +38,14 @@ LONGEST = (
     "test_unread_options",
     "test_gradient_bounds",
     "test_backend_gradients",
+    "test_partial_results",
+    "test_command_line",
+    "test_zoo",
+    "test_vector_files",
+    "test_compare",
+    "test_compare_command",
 )
-"""Files of a minute or so each. They begin, so that no worker is left alone with one of them at the end."""
+"""Files of many seconds each. They begin, so that no worker is left alone with one of them at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

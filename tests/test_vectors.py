@@ -27,9 +27,19 @@ def target_of(name: str) -> Target:
     return load_target(name)
 
 
+def is_held_elsewhere(name: str, case: Case) -> bool:
+    """JAX compiles every gradient anew, a second or two each; in float64 test_backend_gradients holds all of them."""
+    return name == "jax" and case.direction == "backward" and case.dtype == "float64"
+
+
 @pytest.mark.parametrize(
     ("name", "case"),
-    [pytest.param(name, case, id=f"{name}-{case.id}") for name in frameworks.MODULES for case in shipped_cases()],
+    [
+        pytest.param(name, case, id=f"{name}-{case.id}")
+        for name in frameworks.MODULES
+        for case in shipped_cases()
+        if not is_held_elsewhere(name, case)
+    ],
 )
 def test_vector(name: str, case: Case) -> None:
     result = run_case(target_of(name), case, None, OUTPUTS[name])
