@@ -58,7 +58,8 @@ def merge_attention(outputs: Any, logsumexps: Any, *, sinks: Any = None) -> Part
     if sinks is not None:
         check_option_dtype("sinks", sinks, dtype, "outputs")
         check_per_head("sinks", shape_of(sinks), sizes, checks)
-    outputs = assert_pending(checks, *outputs)
+    *gated, sinks = assert_pending(checks, *outputs, *logsumexps, sinks)
+    outputs, logsumexps = tuple(gated[:count]), tuple(gated[count:])
     wide = tf.stack(list(map(widen, outputs)))
     sink = None if sinks is None else tf.cast(sinks, wide.dtype)[..., None]
     return merge(wide, tf.stack([tf.cast(lse, wide.dtype) for lse in logsumexps]), sink)
