@@ -51,9 +51,9 @@ class Block(NamedTuple):
         pairs = mask_tensor(array)
         return pairs[..., None, :, :] if pairs.ndim > 2 and not self.sizes.has_heads else pairs
 
-    def as_number(self, integers: Any) -> Array:
+    def as_number(self, numbers: Any) -> Array:
         """Convert to the accumulation dtype."""
-        return self._numbers(integers)
+        return self._numbers(numbers)
 
     def look_up(self, table: Any, rows: tuple[int, ...], index: Array) -> Array:
         """table[rows[index]], heads before queries: (*B, Hq, q, k)."""

@@ -46,9 +46,9 @@ class Block(NamedTuple):
         pairs = mask_tensor(array)
         return pairs[..., None, :, :] if len(pairs.shape) > 2 and not self.sizes.has_heads else pairs
 
-    def as_number(self, integers: Any) -> tf.Tensor:
+    def as_number(self, numbers: Any) -> tf.Tensor:
         """Convert to the accumulation dtype."""
-        return self._numbers(integers)
+        return self._numbers(numbers)
 
     def look_up(self, table: Any, rows: tuple[int, ...], index: tf.Tensor) -> tf.Tensor:
         """table[rows[index]], heads before queries: (*B, Hq, q, k)."""

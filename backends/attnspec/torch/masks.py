@@ -49,9 +49,9 @@ class Block(NamedTuple):
         pairs = mask_tensor(array, self.query.device)
         return pairs.unsqueeze(-3) if pairs.ndim > 2 and not self.sizes.has_heads else pairs
 
-    def as_number(self, integers: Any) -> Tensor:
+    def as_number(self, numbers: Any) -> Tensor:
         """Convert to the accumulation dtype."""
-        return self._numbers(integers)
+        return self._numbers(numbers)
 
     def look_up(self, table: Any, rows: tuple[int, ...], index: Tensor) -> Tensor:
         """table[rows[index]], heads before queries: (*B, Hq, q, k)."""

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from attnspec.contract.biases import Alibi, Bias, RelativePositionBias, Sum
-from attnspec.reference.attention import Attention, compute_stages, terms_of
+from attnspec.reference.attention import Attention, stages_of, terms_of
 from attnspec.reference.masks import Block, block_of
 
 from .profiles import FP16, Profile
@@ -57,8 +57,9 @@ EXACT_INPUTS = Projected(0.0, 0.0, 0.0)
 def attention_bounds(attention: Attention, profile: Profile, errors: Projected = EXACT_INPUTS) -> StageBounds:
     """Bound the error of every stage of one attention under a profile; see the module's docstring."""
     sizes, options, rows = attention.sizes, attention.options, slice(0, attention.sizes.query_length)
-    _, bias, scale, softcap, sink, kept, rate = terms_of(attention, rows)
-    stages = compute_stages(attention, rows)
+    terms = terms_of(attention, rows)
+    _, bias, scale, softcap, sink, kept, rate = terms
+    stages = stages_of(attention.query, attention.key, attention.value, terms)
     query, key, value = (_clean(array) for array in (attention.query, attention.key, attention.value))
     group = sizes.num_heads // max(sizes.num_kv_heads, 1)
     key, value = np.repeat(key, group, axis=-3), np.repeat(value, group, axis=-3)

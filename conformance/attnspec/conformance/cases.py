@@ -23,8 +23,6 @@ from .tensor_files import read_tensors
 Array: TypeAlias = np.ndarray[Any, Any]
 
 VECTORS = Path(__file__).parent / "vectors"
-LEVELS = ("core", "extended")
-DIRECTIONS = ("forward", "backward")
 DTYPES: dict[str, Any] = {
     "float64": np.dtype(np.float64),
     "float32": np.dtype(np.float32),

@@ -7,7 +7,6 @@ and writes the tables of that page.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -87,12 +86,6 @@ def _cell(results: Sequence[Result], with_counts: bool) -> str:
     failed = [result for result in results if result.ratio is None or result.ratio > 1]
     ratio = "**fails**" if failed else show_ratio(max(result.ratio or 0.0 for result in results))
     return f"{len(results)}: {ratio}" if with_counts else ratio
-
-
-def without_ratios(text: str) -> str:
-    """Hide what depends on the machine: the ratios, and the versions they were measured with."""
-    text = re.sub(r"\d+\.\d\d", "#", text)
-    return re.sub(r"^Measured with .*$", "", text, flags=re.MULTILINE)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from attnspec.contract.parameters import AttentionStages
-from attnspec.reference.attention import Attention, Terms, by_query_head, compute_stages, finite, terms_of
+from attnspec.reference.attention import Attention, Terms, by_query_head, finite, stages_of, terms_of
 from attnspec.reference.bias_gradients import sum_to
 from attnspec.reference.gradients import CoreGradients, core_gradients
 
@@ -144,7 +144,8 @@ def _operands(attention: Attention, cotangent: Array, errors: Projected, cotange
 
 def _backward(attention: Attention, operands: _Operands, logsumexp_cotangent: Array) -> _Pass:
     rows = slice(0, attention.sizes.query_length)
-    terms, stages = terms_of(attention, rows), compute_stages(attention, rows)
+    terms = terms_of(attention, rows)
+    stages = stages_of(attention.query, attention.key, attention.value, terms)
     stages = stages._replace(output=finite(stages.output), scores=finite(stages.scores))
     weights = np.where(terms.visible, finite(stages.weights), 0.0)
     kept = terms.visible if terms.kept is None else terms.visible & terms.kept

@@ -298,7 +298,7 @@ def check_option_dtype(name: str, array: Any, dtype: str, beside: str = "query")
 
 
 def _numbers(name: str, value: Any) -> Any:
-    """Keep Python numbers static, as nested tuples: they take the dtype of the query that they will stand beside."""
+    """Keep Python numbers static, as nested tuples: they have no dtype, and are used in the accumulation dtype."""
     if isinstance(value, bool) or (not isinstance(value, list | tuple | int | float) and not hasattr(value, "shape")):
         raise TypeError(f"`{name}` must be numbers or a floating array; got {describe(value)}")
     if not is_untyped(value):

@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attnspec.contract.biases import BiasArray
-from attnspec.contract.operands import check_dtype, dtype_name, show_shape
+from attnspec.contract.operands import show_shape
 from attnspec.contract.options import Given
 from attnspec.contract.parameters import AttentionGradients
 
 from .attention import (
     Attention,
     by_query_head,
-    compute_stages,
     finite,
     group,
     is_finite_row,
     prepare,
     query_blocks,
+    stages_of,
     terms_of,
     ungroup,
 )
@@ -119,7 +119,6 @@ def core_gradients(attention: Attention, output_cotangent: Array, logsumexp_cota
 def as_cotangent(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     """Turn a cotangent into float64, and check that it has the shape of its result."""
     (cotangent,) = as_tensors(**{name: value})
-    check_dtype(name, dtype_name(cotangent.dtype))
     if cotangent.shape != shape:
         raise ValueError(
             f"`{name}` must have the shape of its result, {show_shape(shape)}; got {show_shape(cotangent.shape)}"
@@ -139,8 +138,9 @@ class _Pulled(NamedTuple):
 
 def _pull_back(attention: Attention, rows: slice, cotangent: Array, logsumexp_cotangent: Array) -> _Pulled:
     query, key, value = attention.query[..., rows, :], attention.key, attention.value
-    visible, _, scale, softcap, sink, kept, rate = terms_of(attention, rows)
-    stages = compute_stages(attention, rows)
+    terms = terms_of(attention, rows)
+    visible, _, scale, softcap, sink, kept, rate = terms
+    stages = stages_of(query, key, value, terms)
     clean_query, clean_key, clean_value = finite(query), finite(key), finite(value)
     factor = np.float64(1.0) if kept is None else np.where(kept, 1.0 / (1.0 - rate), 0.0)
     used = stages.weights if kept is None else np.where(kept, stages.weights * factor, 0.0)

@@ -48,9 +48,9 @@ class Block(NamedTuple):
         pairs = array[..., None, :, :] if array.ndim > 2 and not self.sizes.has_heads else array
         return pairs if pairs.shape[-2] == 1 else pairs[..., self.rows, :]
 
-    def as_number(self, integers: Any) -> Array:
+    def as_number(self, numbers: Any) -> Array:
         """Convert to float64."""
-        return np.asarray(integers, np.float64)
+        return np.asarray(numbers, np.float64)
 
     def look_up(self, table: Any, rows: tuple[int, ...], index: Any) -> Array:
         """table[rows[index]], heads before queries: (*B, Hq, q, k)."""
