@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from attnspec.conformance.compare_command import compare_command
 from attnspec.conformance.isolation import ENVIRONMENT
-from attnspec.conformance.tensor_files import write_tensors
+from attnspec.contract.tensor_files import write_tensors
 
 MINE = """
 import numpy as np

@@ -117,6 +117,7 @@ class AttentionModule(Protocol):
         scale: Any = None,
         softcap: Any = None,
         sinks: Any = None,
+        rotary: Any = None,
         dropout: Any = None,
     ) -> Any: ...
 
@@ -236,6 +237,7 @@ class GradientModule(Protocol):
         scale: Any = None,
         softcap: Any = None,
         sinks: Any = None,
+        rotary: Any = None,
         dropout: Any = None,
     ) -> Any: ...
 

@@ -10,7 +10,7 @@ import pytest
 
 from attnspec.conformance.admission import CHEATS, decides, evaluate, rejects
 from attnspec.conformance.cases import Case, payload_of, shipped_cases
-from attnspec.conformance.operations import Evaluation, results_of
+from attnspec.conformance.operation import Evaluation, results_of
 from attnspec.conformance.profiles import default_profile
 from attnspec.contract import Dropout, Mask, causal
 from attnspec.contract.biases import Alibi

@@ -20,7 +20,7 @@ from attnspec.conformance.bounds import (
     gamma,
     projection_bound,
 )
-from attnspec.conformance.operations import Evaluation
+from attnspec.conformance.operation import Evaluation
 from attnspec.conformance.profiles import DEFAULT_PROFILES, PROFILES, Profile, default_profile
 from attnspec.contract.options import Given
 from attnspec.reference.attention import Attention, compute_stages, prepare

@@ -18,7 +18,7 @@ import attnspec.conformance
 from attnspec.conformance.cases import DTYPES
 from attnspec.conformance.comparison_files import COMPARABLE
 from attnspec.conformance.example_files import template_text
-from attnspec.conformance.tensor_files import read_tensors, write_tensors
+from attnspec.contract.tensor_files import read_tensors, write_tensors
 
 PAGE = Path(__file__).parents[1] / "docs" / "compare.md"
 

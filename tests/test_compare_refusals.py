@@ -15,7 +15,7 @@ import pytest
 from compare_runs import MINE, run, safetensors, save, save_json
 
 from attnspec.conformance.example_files import template_text
-from attnspec.conformance.tensor_files import read_tensors, write_tensors
+from attnspec.contract.tensor_files import read_tensors, write_tensors
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ import pytest
 from attnspec.conformance import cases as cases_module
 from attnspec.conformance.cases import VECTORS, VectorError, load_cases, load_manifest, shipped_cases
 from attnspec.conformance.command_line import main
-from attnspec.conformance.tensor_files import write_tensors
+from attnspec.contract.tensor_files import write_tensors
 
 MANIFEST = json.loads((VECTORS / "manifest.json").read_text(encoding="utf8"))
 

@@ -19,7 +19,7 @@ from attnspec.conformance.example_files import (
     template_text,
 )
 from attnspec.conformance.operations import OPERATIONS
-from attnspec.conformance.tensor_files import read_tensors
+from attnspec.contract.tensor_files import read_tensors
 from attnspec.contract import key_lengths
 
 TOKENS = [

@@ -19,7 +19,7 @@ from attnspec.conformance.derivatives import DERIVATIVES
 from attnspec.conformance.freeze import freeze
 from attnspec.conformance.operations import OPERATIONS
 from attnspec.conformance.profiles import default_profile
-from attnspec.conformance.tensor_files import read_tensors
+from attnspec.contract.tensor_files import read_tensors
 
 CASES = shipped_cases()
 MANIFEST = json.loads((VECTORS / "manifest.json").read_text(encoding="utf8"))

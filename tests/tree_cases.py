@@ -1,4 +1,4 @@
-"""A tree of every class (masks, biases, dropout) for `test_tree_transforms.py`.
+"""A tree of every class (masks, biases, dropout, rotary) for `test_tree_transforms.py`.
 
 Each case is one structure with two sets of arrays, and a second tree whose static part differs: what is static selects
 a compiled function, what is an array is an argument of it.
@@ -15,9 +15,11 @@ from attnspec import reference
 from attnspec.contract import Bias, Mask
 from attnspec.contract.biases import as_bias
 from attnspec.contract.masks import as_mask
+from attnspec.contract.rotary_option import Rotary
 from attnspec.contract.trees import Tree
 from attnspec.reference import (
     Dropout,
+    MultiHeadParameters,
     alibi,
     causal,
     chunked,
@@ -169,13 +171,28 @@ CASES: dict[str, Case] = {
         Dropout(0.5, BOOLS[0, 1]),
         "Dropout(0.25, keep=<boolean array of shape (2, 2, 4, 4)>)",
     ),
+    "rotary": Case(
+        lambda: Rotary("interleaved", 100.0, 2),
+        other=Rotary("interleaved", 10.0, 2),
+        text="Rotary('interleaved', base=100.0, rotary_dim=2)",
+    ),
+    "rotary_offsets": Case(
+        lambda n: Rotary("half_split", rotary_dim=2, offset=n),
+        (ints([1, 0], [2, -1]),),
+        (ints([0, 3], [-2, 1]),),
+        Rotary("half_split", rotary_dim=2, offset=1),
+        "Rotary('half_split', base=10000.0, rotary_dim=2, offset=[[1, 0], [2, -1]])",
+    ),
 }
 WITH_NUMBERS = [case for case, (_, first, *_) in CASES.items() if any(array.dtype.kind == "f" for array in first)]
 WITH_ARRAYS = [case for case, (_, first, *_) in CASES.items() if first]
 
 
 def attend(module: Any, tree: Any, query: Any = QUERY, key: Any = KEY, value: Any = VALUE) -> Any:
-    """Attend with the tree as the option that it is."""
+    """Attend with the tree as the option that it is; rotary needs weights, which are rows of the operands."""
+    if isinstance(tree, Rotary):
+        parameters = MultiHeadParameters(value[0, 0, :3], key[0, 0, :3], value[1, 0, :3], key[1, 1, :3])
+        return module.multi_head_attention(query, key, value, parameters, num_heads=1, rotary=tree)
     option = "mask" if isinstance(tree, Mask) else "bias" if isinstance(tree, Bias) else "dropout"
     return module.dot_product_attention(query, key, value, **{option: tree})
 

@@ -141,27 +141,44 @@ def terms_of(attention: Attention) -> Terms:
 @jax.jit
 def stages_of(query: Array, key: Array, value: Array, terms: Terms) -> AttentionStages:
     """Compute the formula itself, stage by stage: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V."""
-    visible, bias, scale, softcap, sink, kept, rate = terms
+    return stages_from(dot_products(query, key), value, terms)
 
+
+def dot_products(query: Array, key: Array) -> Array:
+    """Multiply queries and keys, (*B, Hq, Tq, Tk); NaN for every pair of which one is not finite."""
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
-    clean_query, clean_key, clean_value = finite(query), finite(key), finite(value)
-    is_clean = is_finite_row(query)[..., :, None] & _by_query_head(is_finite_row(key)[..., None, :], query)
+    # S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
+    products = ungroup(matmul(group(finite(query), key), finite(key).mT), query)
+    return jnp.where(is_clean_pair(query, key), products, jnp.nan)
 
-    # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
-    scale = _as_number(scale, query)
-    products = _ungroup(matmul(_group(clean_query, key), clean_key.mT), query)
-    products = jnp.where(is_clean, products, jnp.nan)
+
+def stages_from(products: Array, value: Array, terms: Terms) -> AttentionStages:
+    """Compute the stages that follow the products of queries and keys, whatever similarity they are of."""
+    scores, logits = logits_of(products, terms)
+    weights, logsumexp = softmax(logits, terms.visible, terms.sink)
+
+    # S14: what is dropped is not read.
+    used = weights if terms.kept is None else jnp.where(terms.kept, weights / (1.0 - terms.rate), 0.0)
+    read = terms.visible if terms.kept is None else terms.visible & terms.kept
+    return AttentionStages(scores, logits, weights, logsumexp, mix(used, value, read))
+
+
+def logits_of(products: Array, terms: Terms) -> tuple[Array, Array]:
+    """Compute scores and logits: scale, then softcap, bias and mask (S2, S3)."""
+    scale = _as_number(terms.scale, products)
     scores = scale * products
-
-    # S3: softcap, then bias, then mask. A product that is not read leaves first: its derivative would be 0 · NaN (S11).
-    logits = scale * jnp.where(visible, products, 0.0)
-    if softcap is not None:
-        softcap = _as_number(softcap, query)
+    # A product that is not read leaves first: its derivative would be 0 · NaN (S11).
+    logits = scale * jnp.where(terms.visible, products, 0.0)
+    if terms.softcap is not None:
+        softcap = _as_number(terms.softcap, products)
         logits = softcap * jnp.tanh(logits / softcap)
-    logits = logits if bias is None else logits + bias
-    logits = jnp.where(visible, logits, -jnp.inf)
+    logits = logits if terms.bias is None else logits + terms.bias
+    return scores, jnp.where(terms.visible, logits, -jnp.inf)
 
-    # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
+
+def softmax(logits: Array, visible: Array, sink: Array | None) -> tuple[Array, Array]:
+    """Compute weights and logsumexp of logits that are −∞ where they are not visible."""
+    # Shifted by the largest logit, so that nothing overflows; an empty row sums to 0 (S10).
     peak = lax.stop_gradient(logits).max(axis=-1, keepdims=True, initial=-jnp.inf)
     peak = peak if sink is None else jnp.maximum(peak, lax.stop_gradient(sink))
     peak = jnp.where(peak != -jnp.inf, peak, 0.0)
@@ -171,14 +188,13 @@ def stages_of(query: Array, key: Array, value: Array, terms: Terms) -> Attention
     has_weight = total != 0.0
     total = jnp.where(has_weight, total, 1.0)
     weights = jnp.where(visible, exponentials / total, 0.0)
-    logsumexp = jnp.where(has_weight, peak + jnp.log(total), -jnp.inf).squeeze(-1)
+    return weights, jnp.where(has_weight, peak + jnp.log(total), -jnp.inf).squeeze(-1)
 
-    # S14: what is dropped is not read.
-    used = weights if kept is None else jnp.where(kept, weights / (1.0 - rate), 0.0)
-    read = visible if kept is None else visible & kept
-    output = _ungroup(matmul(_group(used, key), clean_value), query)
-    output = _with_seen_poison(output, read, value)
-    return AttentionStages(scores, logits, weights, logsumexp, output)
+
+def mix(weights: Array, value: Array, read: Array) -> Array:
+    """Compute Σ_j weights_ij v_j; a value that is not finite reaches the rows that read it (S11)."""
+    output = ungroup(matmul(group(weights, value), finite(value)), weights)
+    return _with_seen_poison(output, read, value)
 
 
 def finite(array: Array) -> Array:
@@ -191,15 +207,20 @@ def is_finite_row(array: Array) -> Array:
     return jnp.isfinite(array).all(axis=-1)
 
 
+def is_clean_pair(query: Array, key: Array) -> Array:
+    """Say which pairs have finite components only, (*B, Hq, Tq, Tk)."""
+    return is_finite_row(query)[..., :, None] & _by_query_head(is_finite_row(key)[..., None, :], query)
+
+
 def _with_seen_poison(output: Array, read: Array, value: Array) -> Array:
     """Add the non-finite value entries to the rows that read them: NaN, ±Inf, in their own component (S11)."""
 
     def add_poison(output: Array) -> Array:
-        seen = _group(read.astype(value.dtype), value)
+        seen = group(read.astype(value.dtype), value)
         rising = matmul(seen, (jnp.isnan(value) | (value == jnp.inf)).astype(value.dtype))
         falling = matmul(seen, (jnp.isnan(value) | (value == -jnp.inf)).astype(value.dtype))
         poison = jnp.where(rising > 0, jnp.inf, 0.0) + jnp.where(falling > 0, -jnp.inf, 0.0)
-        poison = _ungroup(poison, output).astype(output.dtype)
+        poison = ungroup(poison, output).astype(output.dtype)
         return jnp.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
 
     holds_poison = ~jnp.isfinite(value).all()
@@ -212,18 +233,18 @@ def matmul(left: Array, right: Array) -> Array:
     return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
-def _as_number(value: Any, query: Array) -> Any:
-    return value.astype(query.dtype) if isinstance(value, Array) else value
+def _as_number(value: Any, like: Array) -> Any:
+    return value.astype(like.dtype) if isinstance(value, Array) else value
 
 
-def _group(array: Array, key: Array) -> Array:
+def group(array: Array, key: Array) -> Array:
     """(*B, Hq, q, a) → (*B, Hkv, Hq/Hkv · q, a)."""
     *batch, heads, rows, columns = array.shape
     kv_heads = key.shape[-3]
     return array.reshape(*batch, kv_heads, heads // max(kv_heads, 1) * rows, columns)
 
 
-def _ungroup(array: Array, query: Array) -> Array:
+def ungroup(array: Array, query: Array) -> Array:
     """(*B, Hkv, Hq/Hkv · q, a) → (*B, Hq, q, a)."""
     return array.reshape(*query.shape[:-1], array.shape[-1])
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from attnspec.contract.operands import accumulation_dtype, check_floating
@@ -20,8 +21,11 @@ from attnspec.contract.rotary import (
     frequencies_of,
     rotary_size,
 )
+from attnspec.contract.rotary_option import Rotary
+from attnspec.contract.shapes import Sizes
 
 from .attention import widen
+from .masks import block_of
 from .tensors import as_option, as_positions, as_tensors, describe, new_checks
 
 
@@ -106,3 +110,25 @@ def rotate(inputs: Array, cosines: Array, sines: Array, pairing: str) -> Array:
     if pairing == "half_split":
         return jnp.concatenate([*parts, passed], axis=-1)
     return jnp.concatenate([jnp.stack(parts, axis=-1).reshape(turned.shape), passed], axis=-1)
+
+
+def turn_heads(query: Array, key: Array, rotary: Rotary | None, sizes: Sizes) -> tuple[Array, Array]:
+    """Turn the queries (*B, Hq, Tq, D) of a multi-head attention as at i + offset, its keys as at j (S37)."""
+    if rotary is None:
+        return query, key
+    block = block_of(sizes, query)
+    return turn(query, rotary.query_positions(block), rotary), turn(key, rotary.key_positions(block), rotary)
+
+
+def turn(inputs: Array, positions: Array, rotary: Rotary) -> Array:
+    """Turn heads (*B, H, T, D) as at positions (T,) or (*B, T)."""
+    frequencies = np.asarray(rotary.frequencies(inputs.shape[-1]), inputs.dtype)
+    turned: Array = _turned(inputs, positions, frequencies, rotary.pairing)
+    return turned
+
+
+@functools.partial(jax.jit, static_argnames="pairing")  # one compilation, as for `stages_of`
+def _turned(inputs: Array, positions: Array, frequencies: Array, pairing: str) -> Array:
+    angles = positions[..., None] * frequencies
+    turned: Array = rotate(inputs, jnp.cos(angles), jnp.sin(angles), pairing)
+    return turned

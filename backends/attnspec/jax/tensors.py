@@ -62,11 +62,8 @@ def with_tensors(given: Given, query: Array) -> Given:
 
 def as_positions(value: Any, like: Array | None, dtype: jnp.dtype) -> Array:
     """Turn positions, integers or floating numbers, into this dtype; without arrays beside, n means 0 … n − 1."""
-    if like is None and dtype == np.float64 and not _has_64_bit():
-        raise TypeError(
-            "`dtype` float64 would be rounded to float32 by JAX: enable 64-bit with "
-            "jax.config.update('jax_enable_x64', True), or ask for float32"
-        )
+    if like is None:
+        check_width(dtype)
     if like is None and is_length(value):
         return jnp.arange(value, dtype=dtype)
     if isinstance(value, Array):
@@ -79,6 +76,26 @@ def as_positions(value: Any, like: Array | None, dtype: jnp.dtype) -> Array:
     if like is None:
         check_listed(positions.shape)
     return positions
+
+
+def as_ids(name: str, value: Any, like: Array, beside: str) -> Array:
+    """Turn ids, integers of any dtype, into those of at least 32 bits; messages call the array beside them `beside`."""
+    if isinstance(value, Array):
+        _check_device(name, value, beside, like)
+        return value if value.dtype.itemsize >= 4 else value.astype(jnp.int32)
+    # Without 64 bits JAX wraps round what is beyond 32, and no vocabulary is.
+    limits = np.iinfo(np.int32)
+    ids = from_python(name, value, NATIVE).astype(np.int64).clip(limits.min, limits.max)
+    return jnp.array(ids.astype(np.int32))
+
+
+def check_width(dtype: Any) -> None:
+    """Refuse to make float64 where JAX would give float32 without a word."""
+    if dtype == np.float64 and not _has_64_bit():
+        raise TypeError(
+            "`dtype` float64 would be rounded to float32 by JAX: enable 64-bit with "
+            "jax.config.update('jax_enable_x64', True), or ask for float32"
+        )
 
 
 def describe(array: Array | None) -> Any:

@@ -137,34 +137,51 @@ def terms_of(attention: Attention) -> Terms:
         visible = tf.broadcast_to(visible_pairs(mask, numbers, block), pairs)
         sink = None if sinks is None else block.per_head(sinks)
         kept = None if dropout is None else dropout.kept(block)
+        if scale is None:  # the head dimension was not known while tracing
+            scale = tf.math.rsqrt(tf.cast(tf.shape(attention.query)[-1], block.dtype))
     return Terms(visible, numbers, scale, softcap, sink, kept, 0.0 if dropout is None else dropout.rate)
 
 
 def stages_of(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, terms: Terms) -> AttentionStages:
     """Compute the formula itself, stage by stage: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V."""
-    visible, bias, scale, softcap, sink, kept, rate = terms
+    return stages_from(dot_products(query, key), value, terms)
 
+
+def dot_products(query: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    """Multiply queries and keys, (*B, Hq, Tq, Tk); NaN for every pair of which one is not finite."""
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
-    clean_query, clean_key, clean_value = finite(query), finite(key), finite(value)
-    is_clean = is_finite_row(query)[..., :, None] & _by_query_head(is_finite_row(key)[..., None, :], query)
+    # S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
+    products = ungroup(tf.matmul(group(finite(query), key), finite(key), transpose_b=True), query)
+    return tf.where(is_clean_pair(query, key), products, math.nan)
 
-    # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
-    if scale is None:  # the head dimension was not known while tracing
-        scale = tf.math.rsqrt(tf.cast(tf.shape(query)[-1], query.dtype))
-    scale = _as_number(scale, query)
-    products = _ungroup(tf.matmul(_group(clean_query, key), clean_key, transpose_b=True), query)
-    products = tf.where(is_clean, products, math.nan)
+
+def stages_from(products: tf.Tensor, value: tf.Tensor, terms: Terms) -> AttentionStages:
+    """Compute the stages that follow the products of queries and keys, whatever similarity they are of."""
+    scores, logits = logits_of(products, terms)
+    weights, logsumexp = softmax(logits, terms.visible, terms.sink)
+
+    # S14: what is dropped is not read.
+    used = weights if terms.kept is None else tf.where(terms.kept, weights / (1.0 - terms.rate), 0.0)
+    read = terms.visible if terms.kept is None else terms.visible & terms.kept
+    return AttentionStages(scores, logits, weights, logsumexp, mix(used, value, read))
+
+
+def logits_of(products: tf.Tensor, terms: Terms) -> tuple[tf.Tensor, tf.Tensor]:
+    """Compute scores and logits: scale, then softcap, bias and mask (S2, S3)."""
+    scale = _as_number(terms.scale, products)
     scores = scale * products
-
-    # S3: softcap, then bias, then mask. A product that is not read leaves first: its derivative would be 0 · NaN (S11).
-    logits = scale * tf.where(visible, products, 0.0)
-    if softcap is not None:
-        softcap = _as_number(softcap, query)
+    # A product that is not read leaves first: its derivative would be 0 · NaN (S11).
+    logits = scale * tf.where(terms.visible, products, 0.0)
+    if terms.softcap is not None:
+        softcap = _as_number(terms.softcap, products)
         logits = softcap * tf.tanh(logits / softcap)
-    logits = logits if bias is None else logits + bias
-    logits = tf.where(visible, logits, -math.inf)
+    logits = logits if terms.bias is None else logits + terms.bias
+    return scores, tf.where(terms.visible, logits, -math.inf)
 
-    # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
+
+def softmax(logits: tf.Tensor, visible: tf.Tensor, sink: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+    """Compute weights and logsumexp of logits that are −∞ where they are not visible."""
+    # Shifted by the largest logit, so that nothing overflows; an empty row sums to 0 (S10).
     peak = tf.reduce_max(tf.stop_gradient(logits), axis=-1, keepdims=True)
     peak = peak if sink is None else tf.maximum(peak, tf.stop_gradient(sink))
     peak = tf.where(peak != -math.inf, peak, 0.0)
@@ -174,14 +191,13 @@ def stages_of(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, terms: Terms) 
     has_weight = total != 0.0
     total = tf.where(has_weight, total, 1.0)
     weights = tf.where(visible, exponentials / total, 0.0)
-    logsumexp = tf.where(has_weight, peak + tf.math.log(total), -math.inf)[..., 0]
+    return weights, tf.where(has_weight, peak + tf.math.log(total), -math.inf)[..., 0]
 
-    # S14: what is dropped is not read.
-    used = weights if kept is None else tf.where(kept, weights / (1.0 - rate), 0.0)
-    read = visible if kept is None else visible & kept
-    output = _ungroup(_group(used, key) @ clean_value, query)
-    output = _with_seen_poison(output, read, value)
-    return AttentionStages(scores, logits, weights, logsumexp, output)
+
+def mix(weights: tf.Tensor, value: tf.Tensor, read: tf.Tensor) -> tf.Tensor:
+    """Compute Σ_j weights_ij v_j; a value that is not finite reaches the rows that read it (S11)."""
+    output = ungroup(group(weights, value) @ finite(value), weights)
+    return _with_seen_poison(output, read, value)
 
 
 def finite(array: tf.Tensor) -> tf.Tensor:
@@ -194,32 +210,37 @@ def is_finite_row(array: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.math.is_finite(array), axis=-1)
 
 
+def is_clean_pair(query: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    """Say which pairs have finite components only, (*B, Hq, Tq, Tk)."""
+    return is_finite_row(query)[..., :, None] & _by_query_head(is_finite_row(key)[..., None, :], query)
+
+
 def _with_seen_poison(output: tf.Tensor, read: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
     """Add the non-finite value entries to the rows that read them: NaN, ±Inf, in their own component (S11)."""
 
     def add_poison() -> tf.Tensor:
-        seen = _group(tf.cast(read, value.dtype), value)
+        seen = group(tf.cast(read, value.dtype), value)
         rising = seen @ tf.cast(tf.math.is_nan(value) | (value == math.inf), value.dtype)
         falling = seen @ tf.cast(tf.math.is_nan(value) | (value == -math.inf), value.dtype)
         poison = tf.where(rising > 0, math.inf, 0.0) + tf.where(falling > 0, -math.inf, 0.0)
-        poison = tf.cast(_ungroup(poison, output), output.dtype)
+        poison = tf.cast(ungroup(poison, output), output.dtype)
         return tf.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
 
     return tf.cond(tf.reduce_all(tf.math.is_finite(value)), lambda: output, add_poison)
 
 
-def _as_number(value: Any, query: tf.Tensor) -> Any:
-    return tf.cast(value, query.dtype) if tf.is_tensor(value) else value
+def _as_number(value: Any, like: tf.Tensor) -> Any:
+    return tf.cast(value, like.dtype) if tf.is_tensor(value) else value
 
 
-def _group(array: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+def group(array: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     """(*B, Hq, q, a) → (*B, Hkv, Hq/Hkv · q, a)."""
     *batch, heads, rows, columns = shape_of(array)
     kv_heads = shape_of(key)[-3]
     return tf.reshape(array, [*batch, kv_heads, heads // _at_least_one(kv_heads) * rows, columns])
 
 
-def _ungroup(array: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
+def ungroup(array: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
     """(*B, Hkv, Hq/Hkv · q, a) → (*B, Hq, q, a)."""
     return tf.reshape(array, [*shape_of(query)[:-1], shape_of(array)[-1]])
 

@@ -17,8 +17,11 @@ from attnspec.contract.rotary import (
     frequencies_of,
     rotary_size,
 )
+from attnspec.contract.rotary_option import Rotary
+from attnspec.contract.shapes import Sizes
 
 from .attention import widen
+from .masks import block_of
 from .tensors import (
     as_option,
     as_positions,
@@ -116,3 +119,19 @@ def rotate(inputs: tf.Tensor, cosines: tf.Tensor, sines: tf.Tensor, pairing: str
         return tf.concat([*parts, passed], axis=-1)
     woven = tf.reshape(tf.stack(parts, axis=-1), shape_of(turned))
     return tf.concat([woven, passed], axis=-1)
+
+
+def turn_heads(query: tf.Tensor, key: tf.Tensor, rotary: Rotary | None, sizes: Sizes) -> tuple[tf.Tensor, tf.Tensor]:
+    """Turn the queries (*B, Hq, Tq, D) of a multi-head attention as at i + offset, its keys as at j (S37)."""
+    if rotary is None:
+        return query, key
+    with tf.control_dependencies([query]):  # which waits for what is asserted when a graph runs
+        block = block_of(sizes, query)
+        places = rotary.query_positions(block), rotary.key_positions(block)
+    return turn(query, places[0], rotary), turn(key, places[1], rotary)
+
+
+def turn(inputs: tf.Tensor, positions: tf.Tensor, rotary: Rotary) -> tf.Tensor:
+    """Turn heads (*B, H, T, D) as at positions (T,) or (*B, T)."""
+    angles = positions[..., None] * tf.constant(rotary.frequencies(shape_of(inputs)[-1]), inputs.dtype)
+    return rotate(inputs, tf.cos(angles), tf.sin(angles), rotary.pairing)

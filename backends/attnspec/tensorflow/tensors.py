@@ -84,6 +84,15 @@ def as_positions(value: Any, like: tf.Tensor | None, dtype: tf.DType) -> tf.Tens
     return tf.cast(positions, dtype) if _is_native(positions) else tf.constant(positions, dtype)
 
 
+def as_ids(name: str, value: Any, like: tf.Tensor, beside: str) -> tf.Tensor:
+    """Turn ids, integers of any dtype, into int64; messages call the tensor beside them `beside`."""
+    if _is_native(value):
+        _check_rank(name, value)
+        _check_device(name, value, beside, like)
+        return tf.cast(value, tf.int64)
+    return tf.constant(from_python(name, value, NATIVE).astype(np.int64))
+
+
 def describe(tensor: tf.Tensor | None) -> Any:
     """Show the agreement what it may see of a tensor."""
     return None if tensor is None else Operand(shape_of(tensor), dtype_name(tensor.dtype))

@@ -137,27 +137,44 @@ def terms_of(attention: Attention) -> Terms:
 
 def stages_of(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> AttentionStages:
     """Compute the formula itself, stage by stage: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V."""
-    visible, bias, scale, softcap, sink, kept, rate = terms
+    return stages_from(dot_products(query, key), value, terms)
 
+
+def dot_products(query: Tensor, key: Tensor) -> Tensor:
+    """Multiply queries and keys, (*B, Hq, Tq, Tk); NaN for every pair of which one is not finite."""
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
-    clean_query, clean_key, clean_value = finite(query), finite(key), finite(value)
-    is_clean = is_finite_row(query)[..., :, None] & _by_query_head(is_finite_row(key)[..., None, :], query)
+    # S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
+    products = ungroup(group(finite(query), key) @ finite(key).mT, query)
+    return torch.where(is_clean_pair(query, key), products, torch.nan)
 
-    # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
-    scale = _as_number(scale, query)
-    products = _ungroup(_group(clean_query, key) @ clean_key.mT, query)
-    products = torch.where(is_clean, products, torch.nan)
+
+def stages_from(products: Tensor, value: Tensor, terms: Terms) -> AttentionStages:
+    """Compute the stages that follow the products of queries and keys, whatever similarity they are of."""
+    scores, logits = logits_of(products, terms)
+    weights, logsumexp = softmax(logits, terms.visible, terms.sink)
+
+    # S14: what is dropped is not read.
+    used = weights if terms.kept is None else torch.where(terms.kept, weights / (1.0 - terms.rate), 0.0)
+    read = terms.visible if terms.kept is None else terms.visible & terms.kept
+    return AttentionStages(scores, logits, weights, logsumexp, mix(used, value, read))
+
+
+def logits_of(products: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
+    """Compute scores and logits: scale, then softcap, bias and mask (S2, S3)."""
+    scale = _as_number(terms.scale, products)
     scores = scale * products
-
-    # S3: softcap, then bias, then mask. A product that is not read leaves first: its derivative would be 0 · NaN (S11).
-    logits = scale * torch.where(visible, products, 0.0)
-    if softcap is not None:
-        softcap = _as_number(softcap, query)
+    # A product that is not read leaves first: its derivative would be 0 · NaN (S11).
+    logits = scale * torch.where(terms.visible, products, 0.0)
+    if terms.softcap is not None:
+        softcap = _as_number(terms.softcap, products)
         logits = softcap * torch.tanh(logits / softcap)
-    logits = logits if bias is None else logits + bias
-    logits = torch.where(visible, logits, -torch.inf)
+    logits = logits if terms.bias is None else logits + terms.bias
+    return scores, torch.where(terms.visible, logits, -torch.inf)
 
-    # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
+
+def softmax(logits: Tensor, visible: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Compute weights and logsumexp of logits that are −∞ where they are not visible."""
+    # Shifted by the largest logit, so that nothing overflows; an empty row sums to 0 (S10).
     peak = _largest(logits.detach())
     peak = peak if sink is None else torch.maximum(peak, sink.detach())
     peak = torch.where(peak != -torch.inf, peak, 0.0)
@@ -167,14 +184,13 @@ def stages_of(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Attent
     has_weight = total != 0.0
     total = torch.where(has_weight, total, 1.0)
     weights = torch.where(visible, exponentials / total, 0.0)
-    logsumexp = torch.where(has_weight, peak + torch.log(total), -torch.inf).squeeze(-1)
+    return weights, torch.where(has_weight, peak + torch.log(total), -torch.inf).squeeze(-1)
 
-    # S14: what is dropped is not read.
-    used = weights if kept is None else torch.where(kept, weights / (1.0 - rate), 0.0)
-    read = visible if kept is None else visible & kept
-    output = _ungroup(_group(used, key) @ clean_value, query)
-    output = _with_seen_poison(output, read, value)
-    return AttentionStages(scores, logits, weights, logsumexp, output)
+
+def mix(weights: Tensor, value: Tensor, read: Tensor) -> Tensor:
+    """Compute Σ_j weights_ij v_j; a value that is not finite reaches the rows that read it (S11)."""
+    output = ungroup(group(weights, value) @ finite(value), weights)
+    return _with_seen_poison(output, read, value)
 
 
 def finite(tensor: Tensor) -> Tensor:
@@ -187,15 +203,20 @@ def is_finite_row(tensor: Tensor) -> Tensor:
     return torch.isfinite(tensor).all(dim=-1)
 
 
+def is_clean_pair(query: Tensor, key: Tensor) -> Tensor:
+    """Say which pairs have finite components only, (*B, Hq, Tq, Tk)."""
+    return is_finite_row(query)[..., :, None] & _by_query_head(is_finite_row(key)[..., None, :], query)
+
+
 def _with_seen_poison(output: Tensor, read: Tensor, value: Tensor) -> Tensor:
     """Add the non-finite value entries to the rows that read them: NaN, ±Inf, in their own component (S11)."""
     if not _may_hold_poison(value):
         return output
-    seen = _group(read.to(value.dtype), value)
+    seen = group(read.to(value.dtype), value)
     rising = seen @ (torch.isnan(value) | (value == torch.inf)).to(value.dtype)
     falling = seen @ (torch.isnan(value) | (value == -torch.inf)).to(value.dtype)
     poison = torch.where(rising > 0, torch.inf, 0.0) + torch.where(falling > 0, -torch.inf, 0.0)
-    poison = _ungroup(poison, output).to(output.dtype)
+    poison = ungroup(poison, output).to(output.dtype)
     return torch.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
 
 
@@ -216,18 +237,18 @@ def _largest(logits: Tensor) -> Tensor:
     )
 
 
-def _as_number(value: Any, query: Tensor) -> Any:
-    return value.to(query.dtype) if isinstance(value, Tensor) else value
+def _as_number(value: Any, like: Tensor) -> Any:
+    return value.to(like.dtype) if isinstance(value, Tensor) else value
 
 
-def _group(tensor: Tensor, key: Tensor) -> Tensor:
+def group(tensor: Tensor, key: Tensor) -> Tensor:
     """(*B, Hq, q, a) → (*B, Hkv, Hq/Hkv · q, a)."""
     *batch, heads, rows, columns = tensor.shape
     kv_heads = key.shape[-3]
     return tensor.reshape(*batch, kv_heads, heads // max(kv_heads, 1) * rows, columns)
 
 
-def _ungroup(tensor: Tensor, query: Tensor) -> Tensor:
+def ungroup(tensor: Tensor, query: Tensor) -> Tensor:
     """(*B, Hkv, Hq/Hkv · q, a) → (*B, Hq, q, a)."""
     return tensor.reshape(*query.shape[:-1], tensor.shape[-1])
 

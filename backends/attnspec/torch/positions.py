@@ -18,8 +18,11 @@ from attnspec.contract.rotary import (
     frequencies_of,
     rotary_size,
 )
+from attnspec.contract.rotary_option import Rotary
+from attnspec.contract.shapes import Sizes
 
 from .attention import widen
+from .masks import block_of
 from .tensors import as_option, as_positions, as_tensors, describe, new_checks
 
 
@@ -101,3 +104,18 @@ def rotate(inputs: Tensor, cosines: Tensor, sines: Tensor, pairing: str) -> Tens
     if pairing == "half_split":
         return torch.cat([*parts, passed], dim=-1)
     return torch.cat([torch.stack(parts, dim=-1).reshape(turned.shape), passed], dim=-1)
+
+
+def turn_heads(query: Tensor, key: Tensor, rotary: Rotary | None, sizes: Sizes) -> tuple[Tensor, Tensor]:
+    """Turn the queries (*B, Hq, Tq, D) of a multi-head attention as at i + offset, its keys as at j (S37)."""
+    if rotary is None:
+        return query, key
+    block = block_of(sizes, query)
+    return turn(query, rotary.query_positions(block), rotary), turn(key, rotary.key_positions(block), rotary)
+
+
+def turn(inputs: Tensor, positions: Tensor, rotary: Rotary) -> Tensor:
+    """Turn heads (*B, H, T, D) as at positions (T,) or (*B, T)."""
+    frequencies = rotary.frequencies(inputs.shape[-1])
+    angles = positions[..., None] * torch.as_tensor(frequencies, dtype=inputs.dtype, device=inputs.device)
+    return rotate(inputs, torch.cos(angles), torch.sin(angles), rotary.pairing)

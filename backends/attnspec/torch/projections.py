@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from attnspec.contract.operands import check_floating
-from attnspec.contract.options import Given, check_options
+from attnspec.contract.options import Given, Options, check_options
 from attnspec.contract.parameters import MultiHeadParameters, check_parameters
-from attnspec.contract.shapes import key_value_sizes, multi_head_sizes, self_attention_sizes
+from attnspec.contract.rotary_option import Rotary, check_rotary
+from attnspec.contract.shapes import Sizes, key_value_sizes, multi_head_sizes, self_attention_sizes
 
 from .attention import Attention, compute_stages, finite, is_finite_row, widen
+from .positions import turn_heads
 from .tensors import as_tensors, describe, new_checks, with_tensors
 
 
@@ -78,6 +80,7 @@ def multi_head_attention(
     scale: Any = None,
     softcap: Any = None,
     sinks: Any = None,
+    rotary: Any = None,
     dropout: Any = None,
 ) -> Tensor:
     """Attend with heads h: concat_h(attention(x_q W_q^h + b_q^h, x_k W_k^h + b_k^h, x_v W_v^h + b_v^h)) W_o + b_o.
@@ -88,7 +91,7 @@ def multi_head_attention(
     """
     given = Given(mask, bias, scale, softcap, sinks, dropout)
     attention, parameters, dtype = prepare_multi_head_attention(
-        query, key, value, parameters, num_heads, num_kv_heads, given
+        query, key, value, parameters, num_heads, num_kv_heads, given, rotary
     )
     output: Tensor = compute_stages(attention).output
     return project(merge_heads(output), parameters.output_weight, parameters.output_bias).to(dtype)
@@ -139,8 +142,9 @@ def prepare_multi_head_attention(
     num_heads: int,
     num_kv_heads: int | None,
     given: Given,
+    rotary: Any,
 ) -> tuple[Attention, MultiHeadParameters, torch.dtype]:
-    """Check the arguments of a multi-head attention, project them and split the heads; return parameters and dtype."""
+    """Check the arguments of a multi-head attention, project, split and turn the heads; return parameters, dtype."""
     arrays = check_parameters(parameters)
     query, key, value, *weights = as_tensors(query=query, key=key, value=value, **arrays)
     given = with_tensors(given, query)
@@ -153,10 +157,25 @@ def prepare_multi_head_attention(
         **operands, parameters=described, num_heads=num_heads, num_kv_heads=num_kv_heads, checks=checks
     )
     options = check_options(sizes, dtype, given, checks)
-    wide_query = split_heads(project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
-    wide_key = split_heads(project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
-    wide_value = split_heads(project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
-    return Attention(wide_query, wide_key, wide_value, sizes, options), parameters, query.dtype
+    check_rotary(rotary, sizes, checks)
+    return project_heads(query, key, value, parameters, sizes, options, rotary), parameters, query.dtype
+
+
+def project_heads(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    parameters: MultiHeadParameters,
+    sizes: Sizes,
+    options: Options,
+    rotary: Rotary | None,
+) -> Attention:
+    """Project the inputs of a multi-head attention whose arguments are checked, split and turn the heads."""
+    query = split_heads(project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
+    key = split_heads(project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
+    value = split_heads(project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
+    query, key = turn_heads(query, key, rotary, sizes)
+    return Attention(query, key, value, sizes, options)
 
 
 def project(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -76,6 +76,15 @@ def as_positions(value: Any, like: Tensor | None, dtype: torch.dtype) -> Tensor:
     return positions.to(dtype)
 
 
+def as_ids(name: str, value: Any, like: Tensor, beside: str) -> Tensor:
+    """Turn ids, integers of any dtype, into int64 on the device of a tensor that messages call `beside`."""
+    if isinstance(value, Tensor):
+        _check_dense(name, value)
+        _check_device(name, value, beside, like)
+        return value.to(torch.int64)
+    return _from_numpy(from_python(name, value, NATIVE).astype(np.int64), like.device)
+
+
 def describe(tensor: Tensor | None) -> Any:
     """Show the agreement what it may see of a tensor."""
     return None if tensor is None else Operand(_shape(tensor), dtype_name(tensor.dtype))

@@ -8,8 +8,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .cases import Case
+from .composed_operations import Composed
 from .derivatives import evaluate_backward
-from .operations import OPERATIONS, Evaluation
+from .operation import Evaluation
+from .operations import OPERATIONS
 from .profiles import Profile
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -81,6 +83,8 @@ def cheat_mean_value(case: Case) -> dict[str, Array]:
     """Return, for every query, the mean of all values: attention that does not look."""
     if case.direction == "backward" or case.operation == "sinusoidal_positions":
         return {}
+    if isinstance(OPERATIONS[case.operation], Composed) and "value" not in case.tensors:
+        return {}
     values = _values(case)
     return {"output": _like_output(case, values.sum(axis=-2, keepdims=True) / max(values.shape[-2], 1))}
 
@@ -90,6 +94,9 @@ def cheat_echo(case: Case) -> dict[str, Array]:
     """Return the values themselves, repeated or cut to the number of queries; backward, the tensors themselves."""
     if case.direction == "backward":
         return {name: np.asarray(case.tensors[name], np.float64) for name in case.expected}
+    if isinstance(OPERATIONS[case.operation], Composed) and "value" not in case.tensors:
+        first, expected = case.tensors[OPERATIONS[case.operation].tensors[0]], case.expected[next(iter(case.expected))]
+        return {next(iter(case.expected)): np.asarray(first, np.float64)} if first.shape == expected.shape else {}
     if case.operation == "sinusoidal_positions":
         positions = np.asarray(case.tensors["positions"], np.float64)
         return {"output": np.broadcast_to(positions[..., None], case.expected["output"].shape)}

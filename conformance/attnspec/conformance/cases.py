@@ -13,12 +13,13 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
-from attnspec.contract import Bias, Dropout, Mask
+from attnspec.contract import Bias, Mask
 from attnspec.contract.bias_json import bias_from_json
 from attnspec.contract.mask_json import mask_from_json
+from attnspec.contract.rotary_option import Rotary
+from attnspec.contract.tensor_files import read_tensors
 
 from .operations import OPERATIONS
-from .tensor_files import read_tensors
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -29,6 +30,8 @@ DTYPES: dict[str, Any] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
+MASKS = ("mask", "memory_mask", "target_mask")
+"""The options that are masks."""
 
 
 class VectorError(Exception):
@@ -63,16 +66,21 @@ class Case:
         """Return the options as the API takes them, with the case's own tensors or with these in their place."""
         tensors = self.tensors if tensors is None else tensors
         options = {name: value for name, value in self.options.items() if value is not None and value is not False}
-        if "mask" in options and not isinstance(options["mask"], Mask):
-            options["mask"] = mask_from_json(options["mask"])
+        for name in MASKS:
+            if name in options and not isinstance(options[name], Mask):
+                options[name] = mask_from_json(options[name])
         if options.get("bias") is True:
             options["bias"] = tensors["bias"]
         elif "bias" in options and not isinstance(options["bias"], Bias):
             options["bias"] = bias_from_json(options["bias"])
         if "sinks" in options:
             options["sinks"] = tensors["sinks"]
+        if options.get("positions") == "none":
+            options["positions"] = None
+        if "rotary" in options:
+            options["rotary"] = Rotary(**options["rotary"])
         if "dropout" in options:
-            options["dropout"] = Dropout(options["dropout"], tensors["keep"])
+            options["dropout"] = OPERATIONS[self.operation].dropout_of(options["dropout"], tensors)
         if self.operation == "sinusoidal_positions":
             options["dtype"] = self.dtype
         return options
@@ -80,7 +88,7 @@ class Case:
     def cotangents(self, tensors: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Return the cotangents of a backward case by the result that they belong to."""
         tensors = self.tensors if tensors is None else tensors
-        names = {"output": "output_cotangent", "logsumexp": "logsumexp_cotangent"}
+        names = {result: f"{result}_cotangent" for result in OPERATIONS[self.operation].results}
         return {result: tensors[name] for result, name in names.items() if name in tensors}
 
 
@@ -133,8 +141,9 @@ def _check_entry(entry: Mapping[str, Any], identifiers: Container[str]) -> None:
         if options.get(name) is None:
             raise VectorError(f"vector {entry['id']} is a {operation.name} without the option {name!r}")
     try:
-        if options["mask"] is not None:
-            mask_from_json(options["mask"])
+        for name in MASKS:
+            if options.get(name) is not None:
+                mask_from_json(options[name])
         if isinstance(options["bias"], dict):
             bias_from_json(options["bias"])
     except ValueError as error:
@@ -148,8 +157,8 @@ def _tensors_needed(entry: Mapping[str, Any]) -> tuple[str, ...]:
     given = {
         "bias": options["bias"] is True,
         "sinks": options.get("sinks", False),
-        "keep": options.get("dropout") is not None,
-        "output_cotangent": entry.get("direction") == "backward",
+        "keep": options.get("dropout") is not None and not any(name.startswith("keep.") for name in entry["tensors"]),
+        f"{OPERATIONS[entry['operation']].results[0]}_cotangent": entry.get("direction") == "backward",
     }
     return (*OPERATIONS[entry["operation"]].tensors, *(name for name, is_given in given.items() if is_given))
 
@@ -159,8 +168,9 @@ def _results_needed(entry: Mapping[str, Any]) -> tuple[str, ...]:
     operation = OPERATIONS[entry["operation"]]
     if entry.get("direction") != "backward":
         return ("expected", *(f"expected_{name}" for name in operation.results if name != "output"))
-    own = {*operation.tensors, *operation.optional, "bias", "sinks"} - {"positions"}
-    return tuple(f"gradient_{name}" for name in entry["tensors"] if name in own)
+    return tuple(
+        f"gradient_{name}" for name, found in entry["tensors"].items() if operation.has_gradient(name, found["dtype"])
+    )
 
 
 def _load_case(folder: Path, entry: Mapping[str, Any]) -> Case:

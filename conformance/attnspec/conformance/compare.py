@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from .backends import list_backends, load_backend
 from .cases import DTYPES
 from .comparison_question import Question, pose
 from .native_arrays import to_numpy
+from .operations import OPERATIONS
+from .projected_stages import PROJECTED, projected_stages
 from .results import Status
 from .runner import versions_of
 from .saved_comparisons import (
@@ -34,6 +36,9 @@ from .saved_comparisons import (
     show_number,
 )
 from .targets import BackendTarget, Target, load_target
+
+if TYPE_CHECKING:
+    from .attention_maps import Names
 
 Array: TypeAlias = np.ndarray[Any, Any]
 TargetSpec = str | Callable[..., Any]
@@ -58,6 +63,8 @@ class Row:
     """Largest |output − reference| / bound."""
     stage_ratios: Mapping[str, float] = field(default_factory=dict)
     """The same for every stage that could be looked at, in their order."""
+    weights: Array | None = None
+    """The weights inside, (*B, heads, Tq, Tk), where a target can show its stages: attnspec's own backends."""
     seconds: float | None = None
     """Median time of a call, from NumPy arrays to a NumPy array, after one call to warm up."""
     message: str = ""
@@ -98,6 +105,31 @@ class Comparison:
     def nonfinite(self) -> int:
         """How many elements of the reference's output are NaN or Inf: there only the same NaN or Inf agrees."""
         return int(np.count_nonzero(~np.isfinite(self.question.evaluation.output)))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What keeps the ratios from meaning what they say, a sentence each."""
+        warnings = []
+        if not self.decides:
+            warnings.append(
+                "the bound is wider than half the range of the values: these inputs cannot tell right from wrong"
+            )
+        if self.nonfinite:
+            size = self.question.evaluation.output.size
+            warnings.append(
+                f"{self.nonfinite} of {size} elements of the reference are NaN or Inf: no error can be measured there"
+            )
+        return tuple(warnings)
+
+    @property
+    def verdict(self) -> str:
+        """The result in one line."""
+        if self.is_empty:
+            return "nothing was compared"
+        if self.agrees:
+            return "agreement: every output is within its bound of the reference"
+        differing = [row.target for row in self.rows if row.status not in (Status.PASS, Status.UNSUPPORTED)]
+        return f"disagreement: {', '.join(differing)}"
 
     @property
     def is_empty(self) -> bool:
@@ -163,6 +195,21 @@ class Comparison:
         }
         outputs = {row.target: row.output for row in rows if row.output is not None}
         save_outputs(Path(path), outputs, question.evaluation.bound, description)
+
+    def draw(self, path: str | Path, names: Names | None = None) -> None:
+        """Draw the weights of every head, and each target's difference from them, to an .html page or a .png picture.
+
+        Args:
+            path: what is written; its suffix says how.
+            names: what the batch axes hold, where that is known: layers, sentences, tokens.
+
+        Raises:
+            InputError: another suffix.
+            ModuleNotFoundError: jinja2 or matplotlib is missing; the extra `[report]` brings both.
+        """
+        from .attention_maps import report_of, write_maps  # here, because only drawing needs it
+
+        write_maps(Path(path), report_of(self, names))
 
 
 def compare(
@@ -249,10 +296,11 @@ def _run(target: Target, name: str, question: Question) -> Row:
                 target.run(case, tensors)
                 seconds.append(time.perf_counter() - started)
             stages = _stages(target, question, tensors)
+            ratios = _stage_ratios(stages, question)
     except (Exception, SystemExit) as error:  # whatever a target raises is its result, not ours
         return Row(name, target.version, Status.ERROR, message=f"{type(error).__name__}: {error}")
-    row = _judge(target, name, question, output, stages)
-    return replace(row, seconds=statistics.median(seconds))
+    row = _judge(target, name, question, output, ratios)
+    return replace(row, weights=stages.get("weights"), seconds=statistics.median(seconds))
 
 
 def _judge(target: Target, name: str, question: Question, output: Array, stages: dict[str, float]) -> Row:
@@ -287,24 +335,32 @@ def _judge(target: Target, name: str, question: Question, output: Array, stages:
     )
 
 
-def _stages(target: Target, question: Question, tensors: dict[str, Array]) -> dict[str, float]:
-    """Return the largest error / bound of each stage before the output, where a target can show its stages."""
+def _stages(target: Target, question: Question, tensors: dict[str, Array]) -> dict[str, Array]:
+    """Return each stage before the output in canonical layout, where a target can show its stages."""
     case = question.case
-    if not isinstance(target, BackendTarget) or case.operation != "dot_product_attention":
+    if not isinstance(target, BackendTarget) or case.operation not in ("dot_product_attention", *PROJECTED):
         return {}
-    options = case.call_options(tensors)
-    stages = load_backend(target.name).attention_stages(
-        *(tensors[name] for name in ("query", "key", "value")), **options
-    )
-    ratios = {}
-    for name in ("scores", "logits", "weights", "logsumexp"):
-        expected, bound = (
-            getattr(kind, name) for kind in (question.evaluation.stages, question.evaluation.stage_bounds)
+    if case.operation == "dot_product_attention":
+        operation = OPERATIONS[case.operation]
+        stages = load_backend(target.name).attention_stages(
+            *(tensors[name] for name in operation.tensors), **case.call_options(tensors)
         )
-        # Queries of rank 2 and 3 have no head axis; the reference's stages always do.
-        stage = to_numpy(getattr(stages, name)).reshape(expected.shape)
-        ratios[name] = float(error_ratios(stage, expected, bound).max(initial=0.0))
-    return ratios
+    else:
+        stages = projected_stages(target.name, case, tensors)
+    # Queries of rank 2 and 3 have no head axis; the reference's stages always do.
+    return {
+        name: to_numpy(getattr(stages, name)).reshape(getattr(question.evaluation.stages, name).shape)
+        for name in ("scores", "logits", "weights", "logsumexp")
+    }
+
+
+def _stage_ratios(stages: Mapping[str, Array], question: Question) -> dict[str, float]:
+    """Return the largest error / bound of each stage."""
+    expected, bounds = question.evaluation.stages, question.evaluation.stage_bounds
+    return {
+        name: float(error_ratios(stage, getattr(expected, name), getattr(bounds, name)).max(initial=0.0))
+        for name, stage in stages.items()
+    }
 
 
 def _unused(name: str, taken: set[str]) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attnspec.contract import Mask
 
     from .compare import Comparison
+    from .example_files import Example
 
 AGREES, DISAGREES, WRONG_USAGE = 0, 1, 2
 
@@ -80,6 +81,8 @@ def _complete_causal(args: list[str]) -> list[str]:
     type=click.Path(path_type=Path, allow_dash=True),
     help="Write the result as JSON (- for standard output, instead of the tables).",
 )
+@click.option("--html", "html_path", type=click.Path(path_type=Path), help="Draw attention maps as a page, .html.")
+@click.option("--png", "png_path", type=click.Path(path_type=Path), help="Draw attention maps as a picture, .png.")
 def compare_command(files: tuple[Path, ...], template: str | None, output: Path | None, **options: Any) -> None:
     """Run the same inputs on every framework and show who differs, from which stage on, and by how much.
 
@@ -88,6 +91,7 @@ def compare_command(files: tuple[Path, ...], template: str | None, output: Path 
     attnspec compare inputs.json --target torch --target my_kernel.py:attention
     attnspec compare one.safetensors other.safetensors      two files that --output wrote
     attnspec compare --example fox
+    attnspec compare --example minilm --html maps.html      what every head looks at, and where frameworks differ
 
     FILE is .npz, .safetensors or .json and holds query, key, value and optionally mask and bias (other operations: the
     names of their arguments). An output agrees if no element's error exceeds its derived bound: error / bound <= 1.
@@ -130,27 +134,28 @@ def _compare(
     targets: tuple[str, ...],
     example: str | None,
     json_path: Path | None,
+    html_path: Path | None,
+    png_path: Path | None,
 ) -> int:
     from .compare import answer, load_targets
     from .comparison_files import InputError
     from .comparison_question import pose
-    from .example_files import find_example
+    from .example_files import Example, find_example
     from .isolation import ENVIRONMENT, silence
 
     if len(files) > 2 or (files and example is not None) or not (files or example):
         raise InputError(f"give one file of inputs, or two of saved outputs, or --example NAME; got {_show(files)}")
     _check_writable(output, ".safetensors")
     _check_writable(json_path, None)
+    for drawing, suffix in ((html_path, ".html"), (png_path, ".png")):
+        _check_drawing(drawing, suffix)
     mask = _read_masks(causal, window, key_lengths, query_lengths)
-    path, about = (files[0] if files else None), ""
-    if example is not None:
-        shipped = find_example(example)
-        path, mask, about = shipped.path, _both(shipped.mask, mask), shipped.description
+    shipped = Example(files[0], "") if example is None else find_example(example)
     try:
         question = pose(
-            path or "",
+            shipped.path,
             operation=operation or "dot_product_attention",
-            mask=mask,
+            mask=_both(shipped.mask, mask),
             scale=scale,
             softcap=softcap,
             num_heads=num_heads,
@@ -167,10 +172,12 @@ def _compare(
         with silence():
             loaded = load_targets(targets or None)
         comparison = answer(question, loaded)
-    return _report(comparison, about, output, json_path)
+    return _report(comparison, shipped, output, json_path, [path for path in (html_path, png_path) if path is not None])
 
 
-def _report(comparison: Comparison, about: str, output: Path | None, json_path: Path | None) -> int:
+def _report(
+    comparison: Comparison, source: Example, output: Path | None, json_path: Path | None, drawings: list[Path]
+) -> int:
     from .comparison_tables import print_comparison, print_meaning
     from .tables import new_console
 
@@ -178,8 +185,8 @@ def _report(comparison: Comparison, about: str, output: Path | None, json_path: 
         _write_json(json_path, comparison.to_json())
     console = new_console()
     if str(json_path) != "-":
-        if about:
-            console.print(about, markup=False, soft_wrap=True)
+        if source.description:
+            console.print(source.description, markup=False, soft_wrap=True)
         print_comparison(console, comparison)
         if comparison.question.inputs.tokens is not None:
             print_meaning(console, comparison)
@@ -189,6 +196,10 @@ def _report(comparison: Comparison, about: str, output: Path | None, json_path: 
         unsaved = [row.target for row in comparison.rows if row.output is None]
         note = f"; without output: {', '.join(unsaved)}" if unsaved else ""
         click.echo(f"{len(comparison.rows) - len(unsaved)} outputs saved to {output}{note}", err=True)
+    for path in drawings:
+        with _writing(path):
+            comparison.draw(path, source.names)
+        click.echo(f"attention maps drawn to {path}", err=True)
     if comparison.is_empty:
         raise InputProblem("no target could take the inputs")
     return AGREES if comparison.agrees else DISAGREES
@@ -234,7 +245,7 @@ def _refuse(what: str, options: dict[str, Any], output: Path | None) -> None:
 
     given = [name for name, value in {**options, "output": output}.items() if value not in (None, ())]
     if given:
-        spelled = {"operation": "op", "targets": "target", "json_path": "json"}
+        spelled = {"operation": "op", "targets": "target", "json_path": "json", "html_path": "html", "png_path": "png"}
         named = ", ".join(f"--{spelled.get(name, name).replace('_', '-')}" for name in given)
         raise InputError(f"{what} cannot be combined with {named}")
 
@@ -303,14 +314,26 @@ def _offset_hint(message: str) -> str:
     return " (here: --causal=0 or --causal=end; a window alone: --window LEFT,RIGHT,0 or LEFT,RIGHT,end)"
 
 
-def _check_writable(path: Path | None, suffix: str | None) -> None:
+def _check_drawing(path: Path | None, suffix: str) -> None:
+    """Refuse a drawing that cannot be made before anything is computed."""
+    from .attention_maps import check_drawable
+
+    _check_writable(path, suffix, "attention maps are drawn")
+    if path is not None:
+        try:
+            check_drawable(path)
+        except ModuleNotFoundError as error:
+            raise InputProblem(f"--{suffix[1:]}: {error}") from None
+
+
+def _check_writable(path: Path | None, suffix: str | None, what: str = "outputs are saved") -> None:
     """Refuse a path that cannot be written before anything is computed."""
     from .comparison_files import InputError
 
-    if path is None or str(path) == "-":
+    if path is None or (str(path) == "-" and suffix is None):
         return
     if suffix is not None and path.suffix != suffix:
-        raise InputError(f"{path}: outputs are saved to a {suffix} file; got {path.suffix!r}")
+        raise InputError(f"{path}: {what} to a {suffix} file; got {path.suffix!r}")
     if path.is_dir():
         raise InputError(f"{path}: this is a folder, not a file")
     if not path.parent.is_dir():

@@ -16,10 +16,11 @@ import numpy as np
 import safetensors
 
 from attnspec.contract.operands import from_python, is_untyped
+from attnspec.contract.tensor_files import read_tensors
 
 from .cases import DTYPES
-from .operations import OPERATIONS, Operation
-from .tensor_files import read_tensors
+from .operation import Operation
+from .operations import OPERATIONS
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

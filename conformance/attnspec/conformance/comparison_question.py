@@ -16,7 +16,8 @@ from attnspec.contract.masks import as_mask
 
 from .cases import Case
 from .comparison_files import InputError, Inputs, find_operation, read_inputs
-from .operations import OPERATIONS, Evaluation
+from .operation import Evaluation
+from .operations import OPERATIONS
 from .profiles import Profile
 from .runner import find_profile
 from .targets import profile_for
@@ -122,7 +123,7 @@ def _all_of(masks: list[Mask]) -> Mask | None:
 
 def _check_tokens(question: Question) -> None:
     tokens, shape = question.inputs.tokens, question.evaluation.stages.weights.shape
-    if tokens is not None and (len(shape) != 3 or shape != (1, len(tokens), len(tokens))):
+    if tokens is not None and (len(shape) != 3 or shape[1:] != (len(tokens), len(tokens))):
         raise InputError(
             f"{question.inputs.source}: `tokens` names {len(tokens)} positions; it must name every query and every key "
             f"of a query of rank 2, and there are {shape[-2]} queries and {shape[-1]} keys"

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .attention_maps import printable
 from .compare import Comparison, Row
 from .results import Status
 from .saved_comparisons import SavedDifferences
@@ -42,24 +43,19 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         if row.message:
             style = "dim" if row.status in (Status.PASS, Status.UNSUPPORTED) else "bold red"
             console.print(Text(f"{row.target}: {row.message}", style=style), soft_wrap=True)
-    warnings = []
-    if not comparison.decides:
-        warnings.append(
-            "the bound is wider than half the range of the values: these inputs cannot tell right from wrong"
-        )
-    if comparison.nonfinite:
-        size = comparison.question.evaluation.output.size
-        warnings.append(
-            f"{comparison.nonfinite} of {size} elements of the reference are NaN or Inf: no error can be measured there"
-        )
-    for warning in warnings:
+    for warning in comparison.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
-    console.print(_verdict(comparison))
+    console.print(Text(comparison.verdict, style="bold green" if comparison.agrees else "bold red"))
 
 
 def print_meaning(console: Console, comparison: Comparison) -> None:
     """Print the reference's weights, (query token, key token), and its output: for inputs whose tokens have names."""
-    tokens = comparison.question.inputs.tokens or ()
+    tokens = tuple(map(printable, comparison.question.inputs.tokens or ()))
+    if len(comparison.stages.weights) > 1:
+        console.print(
+            Text(f"weights of {len(comparison.stages.weights)} heads are too many to print; --html draws them")
+        )
+        return
     weights, output = comparison.stages.weights[0], comparison.question.evaluation.output
     if max(len(tokens), output.shape[-1]) > LARGEST_PRINTED:
         console.print(Text(f"weights and output of {len(tokens)} tokens are too large to print; --output saves them"))
@@ -106,15 +102,6 @@ def _cells(row: Row) -> tuple[str, ...]:
     time = "" if row.seconds is None else f"{row.seconds * 1e3:.3g} ms"
     error = "" if row.max_error is None else _show(row.max_error)
     return row.target, row.version, error, show_ratio(row.ratio), row.first_difference or "", time
-
-
-def _verdict(comparison: Comparison) -> Text:
-    if comparison.is_empty:
-        return Text("nothing was compared", style="bold red")
-    if comparison.agrees:
-        return Text("agreement: every output is within its bound of the reference", style="bold green")
-    differing = [row.target for row in comparison.rows if row.status not in (Status.PASS, Status.UNSUPPORTED)]
-    return Text(f"disagreement: {', '.join(differing)}", style="bold red")
 
 
 def _print_pairwise(console: Console, names: Sequence[str], pairwise: Array) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 from attnspec import reference
 from attnspec.contract import MultiHeadParameters
 
-from .operations import Evaluation
+from .composed_operations import Composed, evaluate_composed_backward
+from .operation import Evaluation, range_of
+from .operations import OPERATIONS
 from .position_bounds import rotary_bound
 from .profiles import Profile
 from .projection_gradient_bounds import (
@@ -37,6 +39,9 @@ def reference_gradients(
     operation: str, tensors: Tensors, options: Mapping[str, Any], cotangents: Tensors
 ) -> dict[str, Array]:
     """Return the gradient of Σ cotangent · result for every tensor that has one; objects have none."""
+    composed = OPERATIONS[operation]
+    if isinstance(composed, Composed):
+        return composed.gradients(tensors, options, cotangents)
     gradients = DERIVATIVES[operation].gradients(tensors, options, cotangents)
     return {name: gradient for name, gradient in gradients.items() if isinstance(gradient, np.ndarray)}
 
@@ -45,20 +50,19 @@ def evaluate_backward(
     operation: str, tensors: Tensors, options: Mapping[str, Any], cotangents: Tensors, profile: Profile
 ) -> Evaluation:
     """Return the exact gradients, their bounds under a profile, and their ranges."""
-    gradients = reference_gradients(operation, tensors, options, cotangents)
-    bounds = DERIVATIVES[operation].bounds(tensors, options, cotangents, profile)
-    ranges = {name: _range_of(gradient) for name, gradient in gradients.items()}
+    composed = OPERATIONS[operation]
+    if isinstance(composed, Composed):
+        gradients, bounds, ranges, *_ = evaluate_composed_backward(composed, tensors, options, cotangents, profile)
+    else:
+        gradients = reference_gradients(operation, tensors, options, cotangents)
+        bounds = dict(DERIVATIVES[operation].bounds(tensors, options, cotangents, profile))
+        ranges = {name: range_of(gradient) for name, gradient in gradients.items()}
     largest = max(ranges.values(), default=0.0)
     for name, gradient in gradients.items():
         # A key's bias shifts all logits of a row alike, so its gradient vanishes: it is measured against the others.
         if gradient.size and np.abs(gradient).max() < 1e-12 * largest:
             ranges[name] = largest
     return Evaluation(gradients, {name: np.asarray(bounds[name]) for name in gradients}, ranges)
-
-
-def _range_of(gradient: Array) -> float:
-    known = gradient[np.isfinite(gradient)]
-    return float(np.ptp(known)) if known.size else 0.0
 
 
 def _core(tensors: Tensors, options: Mapping[str, Any], cotangents: Tensors) -> Mapping[str, Any]:

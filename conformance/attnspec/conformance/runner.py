@@ -15,7 +15,7 @@ import numpy as np
 
 from .admission import decides, error_ratios, evaluate
 from .cases import Case, shipped_cases
-from .operations import Evaluation
+from .operation import Evaluation
 from .profiles import PROFILES, Profile
 from .quick import is_quick
 from .results import Report, Result, Status

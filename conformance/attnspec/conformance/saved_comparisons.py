@@ -13,7 +13,7 @@ import numpy as np
 from .admission import largest_ratio
 from .cases import DTYPES
 from .comparison_files import InputError, read_metadata
-from .tensor_files import read_tensors, write_tensors
+from attnspec.contract.tensor_files import read_tensors, write_tensors
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

@@ -24,7 +24,8 @@ from .derivatives import reference_gradients
 from .differentiation import pull_back
 from .mask_parts import STRUCTURED, bias_array, of_rank, take_apart, to_array
 from .native_arrays import to_numpy
-from .operations import OPERATIONS, results_of
+from .operation import results_of
+from .operations import OPERATIONS
 from .profiles import Profile, default_profile
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -108,7 +109,8 @@ class BackendTarget:
         operation = OPERATIONS[case.operation]
         if case.direction == "forward":
             returned = operation.call(self._module, tensors, case.call_options(tensors))
-            return {name: to_numpy(result) for name, result in results_of(returned).items()}
+            results = results_of(returned)
+            return {name: to_numpy(results[name]) for name in operation.results}
         if self.name == "reference":
             return reference_gradients(case.operation, tensors, case.call_options(tensors), case.cotangents(tensors))
 

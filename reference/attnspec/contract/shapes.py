@@ -38,6 +38,13 @@ class Sizes(NamedTuple):
 
 def dot_product_sizes(query: Operand, key: Operand, value: Operand, checks: Checks) -> Sizes:
     """Check (*B,Hq,Tq,Dk) (*B,Hkv,Tk,Dk) (*B,Hkv,Tk,Dv); ranks 2 and 3 have no head axis."""
+    sizes = similarity_sizes(query, key, value, checks)
+    checks.equal(key.shape[-1], query.shape[-1], lambda: _differ("key", key, "query", query, "size (axis -1)"))
+    return sizes
+
+
+def similarity_sizes(query: Operand, key: Operand, value: Operand, checks: Checks) -> Sizes:
+    """Check (*B,Hq,Tq,·) (*B,Hkv,Tk,·) (*B,Hkv,Tk,Dv): not every similarity asks for queries and keys of one size."""
     rank = len(query.shape)
     if rank < 2:
         raise ValueError(
@@ -58,10 +65,9 @@ def dot_product_sizes(query: Operand, key: Operand, value: Operand, checks: Chec
     if rank >= 4:
         checks.equal(value.shape[-3], kv_heads, lambda: _differ("value", value, "key", key, "heads (axis -3)"))
     checks.equal(value.shape[-2], key.shape[-2], lambda: _differ("value", value, "key", key, "length (axis -2)"))
-    checks.equal(key.shape[-1], query.shape[-1], lambda: _differ("key", key, "query", query, "size (axis -1)"))
     if rank >= 4:
         _check_groups(heads, kv_heads, checks, query, key)
-    _check_head_dim(query.shape[-1], "query", query, checks)
+    check_head_dim(query.shape[-1], "query", query, checks)
     return Sizes(batch, heads, kv_heads, query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1], rank)
 
 
@@ -81,7 +87,7 @@ def self_attention_sizes(
         query_weight.shape[1],
         lambda: _differ("key_weight", key_weight, "query_weight", query_weight, "columns (axis -1)"),
     )
-    _check_head_dim(query_weight.shape[1], "query_weight", query_weight, checks)
+    check_head_dim(query_weight.shape[1], "query_weight", query_weight, checks)
     *batch, length, _ = inputs.shape
     head_dim, value_dim = query_weight.shape[1], value_weight.shape[1]
     return Sizes(tuple(batch), 1, 1, length, length, head_dim, value_dim, len(inputs.shape) + 1)
@@ -101,7 +107,7 @@ def key_value_sizes(query: Operand, keys: Operand, values: Operand, checks: Chec
         _equal_batch(checks, name, operand, "query", query, rank - 1)
     checks.equal(values.shape[-2], keys.shape[-2], lambda: _differ("values", values, "keys", keys, "length (axis -2)"))
     checks.equal(keys.shape[-1], query.shape[-1], lambda: _differ("keys", keys, "query", query, "size (axis -1)"))
-    _check_head_dim(query.shape[-1], "query", query, checks)
+    check_head_dim(query.shape[-1], "query", query, checks)
     return Sizes(query.shape[:-1], 1, 1, 1, keys.shape[-2], query.shape[-1], values.shape[-1], rank + 2)
 
 
@@ -129,24 +135,23 @@ def multi_head_sizes(
             )
         _equal_batch(checks, name, operand, "query", query, rank - 2)
     checks.equal(value.shape[-2], key.shape[-2], lambda: _differ("value", value, "key", key, "length (axis -2)"))
-    _check_weight("query_weight", parameters.query_weight, "query", query, checks)
-    _check_weight("key_weight", parameters.key_weight, "key", key, checks)
-    _check_weight("value_weight", parameters.value_weight, "value", value, checks)
-    head_dim = _per_head("query_weight", parameters.query_weight, "num_heads", heads, checks)
-    key_dim = _per_head("key_weight", parameters.key_weight, "num_kv_heads", kv_heads, checks)
-    value_dim = _per_head("value_weight", parameters.value_weight, "num_kv_heads", kv_heads, checks)
-    checks.equal(
-        key_dim,
-        head_dim,
-        lambda: (
-            f"`key_weight` must give each of {kv_heads} key heads the size of a query head, {show_size(head_dim)}; "
-            f"got shape {show_shape(parameters.key_weight.shape)}, which gives {show_size(key_dim)}"
-        ),
-    )
-    _check_head_dim(head_dim, "query_weight", parameters.query_weight, checks)
-    _check_output_weight(parameters.output_weight, heads, value_dim, checks)
-    _check_biases(parameters, checks)
+    sources = ("query", query), ("key", key), ("value", value)
+    head_dim, value_dim = _head_sizes(sources, parameters, heads, kv_heads, checks)
     return Sizes(query.shape[:-2], heads, kv_heads, query.shape[-2], key.shape[-2], head_dim, value_dim, rank + 1)
+
+
+def self_multi_head_sizes(
+    inputs: Operand, parameters: MultiHeadParameters, num_heads: int, num_kv_heads: int | None, checks: Checks
+) -> Sizes:
+    """Check (*B,T,E), whose queries, keys and values are projected by `MultiHeadParameters` (of operands)."""
+    heads, kv_heads = check_heads(num_heads, num_kv_heads)
+    if len(inputs.shape) < 2:
+        raise ValueError(
+            f"`inputs` must have at least 2 axes, (*batch, length, size); got shape {show_shape(inputs.shape)}"
+        )
+    head_dim, value_dim = _head_sizes((("inputs", inputs),) * 3, parameters, heads, kv_heads, checks)
+    *batch, length, _ = inputs.shape
+    return Sizes(tuple(batch), heads, kv_heads, length, length, head_dim, value_dim, len(inputs.shape) + 1)
 
 
 def check_heads(num_heads: Any, num_kv_heads: Any) -> tuple[int, int]:
@@ -236,12 +241,43 @@ def _check_groups(heads: Size, kv_heads: Size, checks: Checks, query: Operand, k
     )
 
 
-def _check_head_dim(head_dim: Size, name: str, operand: Operand, checks: Checks) -> None:
+def check_head_dim(head_dim: Size, name: str, operand: Operand, checks: Checks) -> None:
+    """Check that queries or keys, or the weight that makes them, give vectors of at least 1 component."""
     checks.at_most(
         1,
         head_dim,
         lambda: f"queries and keys must have a size of at least 1; `{name}` has shape {show_shape(operand.shape)}",
     )
+
+
+def _head_sizes(
+    sources: tuple[tuple[str, Operand], ...],
+    parameters: MultiHeadParameters,
+    heads: int,
+    kv_heads: int,
+    checks: Checks,
+) -> tuple[Size, Size]:
+    """Check the parameters of a multi-head attention; return the sizes of a query head and of a value head.
+
+    `sources` are what queries, keys and values are projected from, each with its name.
+    """
+    for part, source in zip(("query", "key", "value"), sources, strict=True):
+        _check_weight(f"{part}_weight", getattr(parameters, f"{part}_weight"), *source, checks)
+    head_dim = _per_head("query_weight", parameters.query_weight, "num_heads", heads, checks)
+    key_dim = _per_head("key_weight", parameters.key_weight, "num_kv_heads", kv_heads, checks)
+    value_dim = _per_head("value_weight", parameters.value_weight, "num_kv_heads", kv_heads, checks)
+    checks.equal(
+        key_dim,
+        head_dim,
+        lambda: (
+            f"`key_weight` must give each of {kv_heads} key heads the size of a query head, {show_size(head_dim)}; "
+            f"got shape {show_shape(parameters.key_weight.shape)}, which gives {show_size(key_dim)}"
+        ),
+    )
+    check_head_dim(head_dim, "query_weight", parameters.query_weight, checks)
+    _check_output_weight(parameters.output_weight, heads, value_dim, checks)
+    _check_biases(parameters, checks)
+    return head_dim, value_dim
 
 
 def _check_weight(name: str, weight: Operand, source: str, operand: Operand, checks: Checks) -> None:

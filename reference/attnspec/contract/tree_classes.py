@@ -6,6 +6,7 @@ from .biases import Alibi, BiasArray, RelativePositionBias, Sum
 from .dropout import Dropout
 from .masks import BooleanArray, Both, Either, Full, Not, Predicate
 from .positional_masks import Causal, Chunked, KeyLengths, Prefix, QueryLengths, Segments, SlidingWindow
+from .rotary_option import Rotary
 from .trees import Tree
 
 MASK_CLASSES: tuple[type[Tree], ...] = (
@@ -26,4 +27,4 @@ MASK_CLASSES: tuple[type[Tree], ...] = (
 
 BIAS_CLASSES: tuple[type[Tree], ...] = (BiasArray, Alibi, RelativePositionBias, Sum)
 
-TREE_CLASSES: tuple[type[Tree], ...] = (*MASK_CLASSES, *BIAS_CLASSES, Dropout)
+TREE_CLASSES: tuple[type[Tree], ...] = (*MASK_CLASSES, *BIAS_CLASSES, Dropout, Rotary)

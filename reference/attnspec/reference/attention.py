@@ -153,12 +153,12 @@ def attend(attention: Attention) -> Array:
 
 def attend_with_logsumexp(attention: Attention) -> tuple[Array, Array]:
     """Compute output and logsumexp block by block: rows are independent, so memory is linear in length."""
-    rows_shape = attention.query.shape[:-1]
-    output, logsumexp = np.empty((*rows_shape, attention.value.shape[-1])), np.empty(rows_shape)
+    outputs, logsumexps = [], []
     for rows in query_blocks(attention.sizes):
         stages = compute_stages(attention, rows)
-        output[..., rows, :], logsumexp[..., rows] = stages.output, stages.logsumexp
-    return output, logsumexp
+        outputs.append(stages.output)
+        logsumexps.append(stages.logsumexp)
+    return np.concatenate(outputs, axis=-2), np.concatenate(logsumexps, axis=-1)
 
 
 def compute_stages(attention: Attention, rows: slice) -> AttentionStages:
@@ -180,22 +180,39 @@ def terms_of(attention: Attention, rows: slice) -> Terms:
 
 def stages_of(query: Array, key: Array, value: Array, terms: Terms) -> AttentionStages:
     """Compute the formula itself, stage by stage: softmax(cap(scale · Q Kᵀ) + bias, where visible) · V."""
-    visible, bias, scale, softcap, sink, kept, rate = terms
+    return stages_from(dot_products(query, key), value, terms)
 
+
+def dot_products(query: Array, key: Array) -> Array:
+    """Multiply queries and keys, (*B, Hq, q, Tk); NaN for every pair of which one is not finite."""
     # Poison is taken out before the products and put back where it is seen: 0 · NaN would carry it everywhere (S11).
-    clean_query, clean_key, clean_value = finite(query), finite(key), finite(value)
-    is_clean = is_finite_row(query)[..., :, None] & by_query_head(is_finite_row(key)[..., None, :], query)
+    # S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
+    products = ungroup(group(finite(query), key) @ finite(key).mT, query)
+    return np.where(is_clean_pair(query, key), products, np.nan)
 
-    # S2, S12: the query heads of a group are consecutive, so their rows stack up before the key/value head they share.
-    scores = scale * ungroup(group(clean_query, key) @ clean_key.mT, query)
-    scores = np.where(is_clean, scores, np.nan)
 
-    # S3: softcap, then bias, then mask.
-    logits = scores if softcap is None else softcap * np.tanh(scores / softcap)
-    logits = logits if bias is None else logits + bias
-    logits = np.where(visible, logits, -np.inf)
+def stages_from(products: Array, value: Array, terms: Terms) -> AttentionStages:
+    """Compute the stages that follow the products of queries and keys, whatever similarity they are of."""
+    scores, logits = logits_of(products, terms)
+    weights, logsumexp = softmax(logits, terms.visible, terms.sink)
 
-    # The softmax, shifted by its largest logit so that nothing overflows; an empty row sums to 0 (S10).
+    # S14: what is dropped is not read.
+    used = weights if terms.kept is None else np.where(terms.kept, weights / (1.0 - terms.rate), 0.0)
+    read = terms.visible if terms.kept is None else terms.visible & terms.kept
+    return AttentionStages(scores, logits, weights, logsumexp, mix(used, value, read))
+
+
+def logits_of(products: Array, terms: Terms) -> tuple[Array, Array]:
+    """Compute scores and logits: scale, then softcap, bias and mask (S2, S3)."""
+    scores = terms.scale * products
+    logits = scores if terms.softcap is None else terms.softcap * np.tanh(scores / terms.softcap)
+    logits = logits if terms.bias is None else logits + terms.bias
+    return scores, np.where(terms.visible, logits, -np.inf)
+
+
+def softmax(logits: Array, visible: Array, sink: Array | None) -> tuple[Array, Array]:
+    """Compute weights and logsumexp of logits that are −∞ where they are not visible."""
+    # Shifted by the largest logit, so that nothing overflows; an empty row sums to 0 (S10).
     peak = logits.max(axis=-1, keepdims=True, initial=-np.inf)
     peak = peak if sink is None else np.maximum(peak, sink)
     peak = np.where(peak != -np.inf, peak, 0.0)
@@ -206,16 +223,17 @@ def stages_of(query: Array, key: Array, value: Array, terms: Terms) -> Attention
     has_weight = total != 0.0
     total = np.where(has_weight, total, 1.0)
     weights = np.where(visible, exponentials / total, 0.0)
-    logsumexp = np.where(has_weight, peak + np.log(total), -np.inf)[..., 0]
+    return weights, np.where(has_weight, peak + np.log(total), -np.inf)[..., 0]
 
-    # S14: what is dropped is not read.
-    used = weights if kept is None else np.where(kept, weights / (1.0 - rate), 0.0)
-    read = visible if kept is None else visible & kept
-    output = ungroup(group(used, key) @ clean_value, query)
-    if not np.isfinite(value).all():
-        poison = _seen_poison(read, by_query_head(value - clean_value, query))
-        output = np.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
-    return AttentionStages(scores, logits, weights, logsumexp, output)
+
+def mix(weights: Array, value: Array, read: Array) -> Array:
+    """Compute Σ_j weights_ij v_j; a value that is not finite reaches the rows that read it (S11)."""
+    clean = finite(value)
+    output = ungroup(group(weights, value) @ clean, weights)
+    if np.isfinite(value).all():
+        return output
+    poison = _seen_poison(read, by_query_head(value - clean, weights))
+    return np.where(poison == 0.0, output, output + poison)  # + 0.0 would change the sign of -0.0
 
 
 def finite(array: Array) -> Array:
@@ -226,6 +244,11 @@ def finite(array: Array) -> Array:
 def is_finite_row(array: Array) -> Array:
     """Say which positions have finite components only."""
     return np.asarray(np.isfinite(array).all(axis=-1))
+
+
+def is_clean_pair(query: Array, key: Array) -> Array:
+    """Say which pairs have finite components only, (*B, Hq, q, Tk)."""
+    return is_finite_row(query)[..., :, None] & by_query_head(is_finite_row(key)[..., None, :], query)
 
 
 def _seen_poison(visible: Array, poison: Array) -> Array:
@@ -255,8 +278,8 @@ def by_query_head(array: Array, query: Array) -> Array:
 
 
 def query_blocks(sizes: Sizes) -> Iterator[slice]:
-    """Yield slices of queries, each with about BLOCK_ELEMENTS pairs."""
+    """Yield slices of queries, each with about BLOCK_ELEMENTS pairs; where there is no query, one that is empty."""
     pairs_per_query = math.prod(sizes.batch) * sizes.num_heads * sizes.key_length
     step = max(1, BLOCK_ELEMENTS // max(1, pairs_per_query))
-    for start in range(0, sizes.query_length, step):
+    for start in range(0, max(sizes.query_length, 1), step):
         yield slice(start, min(start + step, sizes.query_length))

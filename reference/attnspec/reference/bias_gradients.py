@@ -53,6 +53,21 @@ def add_gradient(total: Any, bias: Bias, d_logits: Array, block: Block) -> Any:
     return total
 
 
+def sum_of_gradients(left: Any, right: Any) -> Any:
+    """Add two gradients of one bias: arrays, objects of the same structure, or None."""
+    match left:
+        case Sum():
+            first = sum_of_gradients(left.left, right.left)
+            return replaced(left, left=first, right=sum_of_gradients(left.right, right.right))
+        case BiasArray():
+            return replaced(left, array=left.array + right.array)
+        case Alibi():
+            return replaced(left, slopes=None if left.slopes is None else left.slopes + right.slopes)
+        case RelativePositionBias():
+            return replaced(left, table=left.table + right.table)
+    return None if left is None else left + right
+
+
 def replaced(bias: Bias, **arrays: Any) -> Any:
     """Return the same bias with other arrays, which need not be what its constructor would take."""
     twin = object.__new__(type(bias))

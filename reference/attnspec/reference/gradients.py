@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from attnspec.contract.biases import BiasArray
 from attnspec.contract.operands import show_shape
 from attnspec.contract.options import Given
-from attnspec.contract.parameters import AttentionGradients
+from attnspec.contract.parameters import AttentionGradients, AttentionStages
 
 from .attention import (
     Attention,
-    by_query_head,
+    Terms,
     finite,
     group,
-    is_finite_row,
+    is_clean_pair,
     prepare,
     query_blocks,
     stages_of,
     terms_of,
     ungroup,
+    widen,
 )
 from .bias_gradients import add_gradient, sum_to, zero_gradient
 from .masks import block_of
@@ -38,6 +40,8 @@ class CoreGradients(NamedTuple):
     """As in `AttentionGradients`."""
     sinks: Array | None
     """With the shape of the caller's sinks."""
+    weight: Array | None = None
+    """Of the similarity, where it has one."""
 
 
 def dot_product_attention_vjp(
@@ -98,22 +102,31 @@ def dot_product_attention_vjp(
 
 
 def core_gradients(attention: Attention, output_cotangent: Array, logsumexp_cotangent: Array) -> CoreGradients:
+    """Compute all gradients of an attention by dot products."""
+    return gradients_by_blocks(attention, output_cotangent, logsumexp_cotangent, pull_dot_products)
+
+
+def gradients_by_blocks(
+    attention: Attention, output_cotangent: Array, logsumexp_cotangent: Array, pull_back: PullBack
+) -> CoreGradients:
     """Compute all gradients, block by block: memory is linear in length, but for that of a bias array."""
-    query, key, value, sizes, options = attention
-    d_query, d_key, d_value = np.empty(query.shape), np.zeros(key.shape), np.zeros(value.shape)
+    sizes, options = attention.sizes, attention.options
+    d_queries, d_key, d_value, d_weight = [], np.zeros(attention.key.shape), np.zeros(attention.value.shape), None
     d_bias = None if options.bias is None else zero_gradient(options.bias)
     d_sink = None if options.sinks is None else np.zeros(np.shape(options.sinks))
     for rows in query_blocks(sizes):
-        pulled = _pull_back(attention, rows, output_cotangent[..., rows, :], logsumexp_cotangent[..., rows])
-        d_query[..., rows, :] = pulled.query
-        d_key += pulled.key
-        d_value += pulled.value
+        pulled = pull_back(attention, rows, output_cotangent[..., rows, :], logsumexp_cotangent[..., rows])
+        d_queries.append(pulled.query)
+        d_key = d_key + pulled.key
+        d_value = d_value + pulled.value
+        if pulled.weight is not None:
+            d_weight = pulled.weight if d_weight is None else d_weight + pulled.weight
         if options.bias is not None:
             d_bias = add_gradient(d_bias, options.bias, pulled.logits, block_of(sizes, rows))
         if d_sink is not None and pulled.sink is not None:
             d_sink = d_sink + sum_to(pulled.sink, (sizes.num_heads, 1, 1)).reshape(d_sink.shape)
     d_bias = d_bias.array if isinstance(d_bias, BiasArray) else d_bias  # the caller gave an array, not an object
-    return CoreGradients(d_query, d_key, d_value, d_bias, d_sink)
+    return CoreGradients(np.concatenate(d_queries, axis=-2), d_key, d_value, d_bias, d_sink, d_weight)
 
 
 def as_cotangent(name: str, value: Any, shape: tuple[int, ...]) -> Array:
@@ -123,10 +136,10 @@ def as_cotangent(name: str, value: Any, shape: tuple[int, ...]) -> Array:
         raise ValueError(
             f"`{name}` must have the shape of its result, {show_shape(shape)}; got {show_shape(cotangent.shape)}"
         )
-    return np.asarray(cotangent, np.float64)
+    return widen(cotangent)
 
 
-class _Pulled(NamedTuple):
+class Pulled(NamedTuple):
     """What a block of queries contributes."""
 
     query: Array
@@ -134,23 +147,46 @@ class _Pulled(NamedTuple):
     value: Array
     logits: Array
     sink: Array | None
+    weight: Array | None
+    """Of the similarity, where it has one."""
 
 
-def _pull_back(attention: Attention, rows: slice, cotangent: Array, logsumexp_cotangent: Array) -> _Pulled:
+PullBack: TypeAlias = Callable[[Attention, slice, Array, Array], Pulled]
+"""(attention, rows, the cotangents of their output and logsumexp) → what these rows contribute."""
+
+
+class PulledStages(NamedTuple):
+    """The gradients behind the products of queries and keys."""
+
+    products: Array
+    """0 where one of the two is not finite."""
+    value: Array
+    logits: Array
+    sink: Array | None
+
+
+def pull_dot_products(attention: Attention, rows: slice, cotangent: Array, logsumexp_cotangent: Array) -> Pulled:
+    """Give what a block of queries contributes to the gradients, where the similarity is the dot product."""
     query, key, value = attention.query[..., rows, :], attention.key, attention.value
     terms = terms_of(attention, rows)
-    visible, _, scale, softcap, sink, kept, rate = terms
     stages = stages_of(query, key, value, terms)
-    clean_query, clean_key, clean_value = finite(query), finite(key), finite(value)
+    pulled = pull_stages(stages, value, terms, is_clean_pair(query, key), cotangent, logsumexp_cotangent)
+    d_query = ungroup(group(pulled.products, key) @ finite(key), query)
+    d_key = group(pulled.products, key).mT @ group(finite(query), key)
+    return Pulled(d_query, d_key, pulled.value, pulled.logits, pulled.sink, None)
+
+
+def pull_stages(
+    stages: AttentionStages, value: Array, terms: Terms, is_clean: Array, cotangent: Array, logsumexp_cotangent: Array
+) -> PulledStages:
+    """Go back from the output to the products of queries and keys, whatever similarity they are of."""
+    visible, _, scale, softcap, sink, kept, rate = terms
     factor = np.float64(1.0) if kept is None else np.where(kept, 1.0 / (1.0 - rate), 0.0)
     used = stages.weights if kept is None else np.where(kept, stages.weights * factor, 0.0)
-
-    # A value that is not finite is a constant: it has no derivative, and the others are as if it were 0.
-    d_value = np.where(np.isfinite(value), group(used, key).mT @ group(cotangent, key), 0.0)
-    products = ungroup(group(cotangent, key) @ clean_value.mT, query)
-    delta = (used * products).sum(axis=-1, keepdims=True)  # δ = Σ_c G_c o_c = Σ_j w_j G · v_j
+    d_used = ungroup(group(cotangent, value) @ finite(value).mT, cotangent)
+    delta = (used * d_used).sum(axis=-1, keepdims=True)  # δ = Σ_c G_c o_c = Σ_j w_j G · v_j
     pull = logsumexp_cotangent[..., None] - delta
-    d_logits = np.where(visible, stages.weights * (factor * products + pull), 0.0)
+    d_logits = np.where(visible, stages.weights * (factor * d_used + pull), 0.0)
     d_sink = None
     if sink is not None:
         logsumexp = stages.logsumexp[..., None]
@@ -158,9 +194,13 @@ def _pull_back(attention: Attention, rows: slice, cotangent: Array, logsumexp_co
         d_sink = share * pull
 
     # A pair whose query or key is not finite has no derivative; its score is NaN for all that see it.
-    is_clean = is_finite_row(query)[..., :, None] & by_query_head(is_finite_row(key)[..., None, :], query)
-    slope = 1.0 if softcap is None else 1.0 - np.tanh(np.where(visible & is_clean, stages.scores, 0.0) / softcap) ** 2
-    d_scores = scale * np.where(visible & is_clean, d_logits * slope, 0.0)
-    d_query = ungroup(group(d_scores, key) @ clean_key, query)
-    d_key = group(d_scores, key).mT @ group(clean_query, key)
-    return _Pulled(d_query, d_key, d_value, d_logits, d_sink)
+    is_read = visible & is_clean
+    slope = 1.0 if softcap is None else 1.0 - np.tanh(np.where(is_read, stages.scores, 0.0) / softcap) ** 2
+    d_products = scale * np.where(is_read, d_logits * slope, 0.0)
+    return PulledStages(d_products, pull_value(used, value, cotangent), d_logits, d_sink)
+
+
+def pull_value(used: Array, value: Array, cotangent: Array) -> Array:
+    """Compute the gradient of the values from the weights that met them."""
+    # A value that is not finite is a constant: it has no derivative, and the others are as if it were 0.
+    return np.where(np.isfinite(value), group(used, value).mT @ group(cotangent, value), 0.0)

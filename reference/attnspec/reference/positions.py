@@ -17,8 +17,11 @@ from attnspec.contract.rotary import (
     frequencies_of,
     rotary_size,
 )
+from attnspec.contract.rotary_option import Rotary
+from attnspec.contract.shapes import Sizes
 
 from .attention import widen
+from .masks import block_of
 from .tensors import Array, as_option, as_positions, as_tensors, describe, new_checks
 
 
@@ -121,6 +124,28 @@ def rotate(inputs: Array, cosines: Array, sines: Array, pairing: str) -> Array:
     if pairing == "half_split":
         return np.concatenate([*parts, passed], axis=-1)
     return np.concatenate([np.stack(parts, axis=-1).reshape(turned.shape), passed], axis=-1)
+
+
+def turn_heads(query: Array, key: Array, rotary: Rotary | None, sizes: Sizes) -> tuple[Array, Array]:
+    """Turn the queries (*B, Hq, Tq, D) of a multi-head attention as at i + offset, its keys as at j (S37)."""
+    if rotary is None:
+        return query, key
+    block = block_of(sizes, slice(0, sizes.query_length))
+    return turn(query, rotary.query_positions(block), rotary), turn(key, rotary.key_positions(block), rotary)
+
+
+def turn_heads_back(d_query: Array, d_key: Array, rotary: Rotary | None, sizes: Sizes) -> tuple[Array, Array]:
+    """Pull the gradients of turned heads back to those before the turn: by the opposite angles."""
+    if rotary is None:
+        return d_query, d_key
+    block = block_of(sizes, slice(0, sizes.query_length))
+    return turn(d_query, -rotary.query_positions(block), rotary), turn(d_key, -rotary.key_positions(block), rotary)
+
+
+def turn(inputs: Array, positions: Array, rotary: Rotary) -> Array:
+    """Turn heads (*B, H, T, D) as at positions (T,) or (*B, T)."""
+    angles = positions[..., None] * np.asarray(rotary.frequencies(inputs.shape[-1]), np.float64)
+    return rotate(inputs, np.cos(angles), np.sin(angles), rotary.pairing)
 
 
 def rotary_embedding_vjp(

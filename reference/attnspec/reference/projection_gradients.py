@@ -8,9 +8,11 @@ import numpy as np
 
 from attnspec.contract.options import Given
 from attnspec.contract.parameters import AttentionGradients, MultiHeadParameters
+from attnspec.contract.rotary_option import Rotary
 
-from .attention import attend, finite, is_finite_row, widen
+from .attention import Attention, attend, finite, is_finite_row, widen
 from .gradients import as_cotangent, core_gradients
+from .positions import turn_heads_back
 from .projections import (
     merge_heads,
     prepare_key_value_attention,
@@ -135,16 +137,17 @@ def multi_head_attention_vjp(
     scale: Any = None,
     softcap: Any = None,
     sinks: Any = None,
+    rotary: Any = None,
     dropout: Any = None,
 ) -> MultiHeadGradients:
     """Compute the gradients of L = Σ output_cotangent · output of a multi-head attention.
 
     With O the heads' outputs side by side and G the cotangent: dW_o = Oᵀ G, db_o = Σ G, dO = G W_oᵀ; then through the
-    attention, and through each projection x W + b: dW = xᵀ d, db = Σ d, dx = d Wᵀ.
+    attention, the turns (by the opposite angles), and each projection x W + b: dW = xᵀ d, db = Σ d, dx = d Wᵀ.
 
     Args:
-        query, key, value, parameters, num_heads, num_kv_heads, mask, bias, scale, softcap, sinks, dropout: as for
-            `multi_head_attention`.
+        query, key, value, parameters, num_heads, num_kv_heads, mask, bias, scale, softcap, sinks, rotary, dropout: as
+            for `multi_head_attention`.
         output_cotangent: G, (*B, Tq, E_out), the shape of the output.
 
     Returns:
@@ -155,16 +158,33 @@ def multi_head_attention_vjp(
         ValueError, TypeError: as for `multi_head_attention`; a cotangent of another shape than the output.
     """
     given = Given(mask, bias, scale, softcap, sinks, dropout)
-    attention, weights = prepare_multi_head_attention(query, key, value, parameters, num_heads, num_kv_heads, given)
+    attention, weights = prepare_multi_head_attention(
+        query, key, value, parameters, num_heads, num_kv_heads, given, rotary
+    )
     shape = (*np.shape(query)[:-1], np.shape(weights.output_weight)[-1])
     cotangent = as_cotangent("output_cotangent", output_cotangent, shape)
+    wide = _wide(query), _wide(key), _wide(value)
+    return pull_multi_head(*wide, weights, attention, rotary, cotangent)
+
+
+def pull_multi_head(
+    query: Array,
+    key: Array,
+    value: Array,
+    weights: MultiHeadParameters,
+    attention: Attention,
+    rotary: Rotary | None,
+    cotangent: Array,
+) -> MultiHeadGradients:
+    """Go back from the output to inputs and parameters; `attention` is what `project_heads` made of these."""
     merged = merge_heads(attend(attention))
-    d_merged, d_output_weight, d_output_bias = pull_projection(merged, _wide(weights.output_weight), cotangent)
+    d_merged, d_output_weight, d_output_bias = pull_projection(merged, widen(weights.output_weight), cotangent)
     d_heads = split_heads(d_merged, attention.sizes.num_heads)
     gradients = core_gradients(attention, d_heads, np.zeros(attention.query.shape[:-1]))
+    unturned = *turn_heads_back(gradients.query, gradients.key, rotary, attention.sizes), gradients.value
     pulled = {
-        part: pull_projection(_wide(inputs), _wide(getattr(weights, f"{part}_weight")), merge_heads(gradient))
-        for part, inputs, gradient in zip(("query", "key", "value"), (query, key, value), gradients[:3], strict=True)
+        part: pull_projection(inputs, widen(getattr(weights, f"{part}_weight")), merge_heads(gradient))
+        for part, inputs, gradient in zip(("query", "key", "value"), (query, key, value), unturned, strict=True)
     }
     d_biases = {part: d_bias for part, (_, _, d_bias) in pulled.items()} | {"output": d_output_bias}
     d_parameters = MultiHeadParameters(
@@ -187,4 +207,4 @@ def pull_projection(inputs: Array, weight: Array, cotangent: Array) -> tuple[Arr
 
 
 def _wide(array: Any) -> Array:
-    return widen(np.asarray(array))
+    return widen(np.asanyarray(array))

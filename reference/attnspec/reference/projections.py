@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from attnspec.contract.operands import check_floating
-from attnspec.contract.options import Given, check_options
+from attnspec.contract.options import Given, Options, check_options
 from attnspec.contract.parameters import MultiHeadParameters, check_parameters
-from attnspec.contract.shapes import key_value_sizes, multi_head_sizes, self_attention_sizes
+from attnspec.contract.rotary_option import Rotary, check_rotary
+from attnspec.contract.shapes import Sizes, key_value_sizes, multi_head_sizes, self_attention_sizes
 
 from .attention import Attention, attend, finite, is_finite_row, widen
+from .positions import turn_heads
 from .tensors import Array, as_tensors, describe, new_checks, with_tensors
 
 
@@ -98,6 +100,7 @@ def multi_head_attention(
     scale: Any = None,
     softcap: Any = None,
     sinks: Any = None,
+    rotary: Any = None,
     dropout: Any = None,
 ) -> Array:
     """Attend with heads h: concat_h(attention(x_q W_q^h + b_q^h, x_k W_k^h + b_k^h, x_v W_v^h + b_v^h)) W_o + b_o.
@@ -111,6 +114,8 @@ def multi_head_attention(
         num_kv_heads: Hkv, by default Hq; it divides Hq and the columns of `key_weight` and `value_weight`.
         mask, bias, scale, softcap, sinks, dropout: as for `dot_product_attention` of the projected query
             (*B, Hq, Tq, Dk); the default scale is that of one head, 1/√Dk.
+        rotary: `Rotary(pairing, …)`: the projected query i of every head turns as at position i + offset, key j as at
+            j (`rotary_embedding`), before the scores.
 
     Returns:
         (*B, Tq, E_out), float64.
@@ -118,10 +123,12 @@ def multi_head_attention(
     Raises:
         ValueError, TypeError: as for `dot_product_attention`.
 
-    Source: Vaswani et al. 2017, §3.2.2; grouped heads: Ainslie et al. 2023.
+    Source: Vaswani et al. 2017, §3.2.2; grouped heads: Ainslie et al. 2023; rotary: Su et al. 2021.
     """
     given = Given(mask, bias, scale, softcap, sinks, dropout)
-    attention, parameters = prepare_multi_head_attention(query, key, value, parameters, num_heads, num_kv_heads, given)
+    attention, parameters = prepare_multi_head_attention(
+        query, key, value, parameters, num_heads, num_kv_heads, given, rotary
+    )
     return project(merge_heads(attend(attention)), parameters.output_weight, parameters.output_bias)
 
 
@@ -169,8 +176,9 @@ def prepare_multi_head_attention(
     num_heads: int,
     num_kv_heads: int | None,
     given: Given,
+    rotary: Any,
 ) -> tuple[Attention, MultiHeadParameters]:
-    """Check the arguments of a multi-head attention, project them and split the heads; return the parameters too."""
+    """Check the arguments of a multi-head attention, project, split and turn the heads; return the parameters too."""
     arrays = check_parameters(parameters)
     query, key, value, *weights = as_tensors(query=query, key=key, value=value, **arrays)
     given = with_tensors(given, query)
@@ -183,10 +191,25 @@ def prepare_multi_head_attention(
         **operands, parameters=described, num_heads=num_heads, num_kv_heads=num_kv_heads, checks=checks
     )
     options = check_options(sizes, dtype, given, checks)
+    check_rotary(rotary, sizes, checks)
+    return project_heads(query, key, value, parameters, sizes, options, rotary), parameters
+
+
+def project_heads(
+    query: Array,
+    key: Array,
+    value: Array,
+    parameters: MultiHeadParameters,
+    sizes: Sizes,
+    options: Options,
+    rotary: Rotary | None,
+) -> Attention:
+    """Project the inputs of a multi-head attention whose arguments are checked, split and turn the heads."""
     query = split_heads(project(query, parameters.query_weight, parameters.query_bias), sizes.num_heads)
     key = split_heads(project(key, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
     value = split_heads(project(value, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
-    return Attention(query, key, value, sizes, options), parameters
+    query, key = turn_heads(query, key, rotary, sizes)
+    return Attention(query, key, value, sizes, options)
 
 
 def project(inputs: Array, weight: Array, bias: Array | None) -> Array:

@@ -50,6 +50,11 @@ def as_positions(value: Any, like: Array | None) -> Array:
     return positions.astype(np.float64)
 
 
+def as_ids(name: str, value: Any) -> Array:
+    """Turn ids, integers of any dtype, into int64; nested lists without numbers are ids too."""
+    return from_python(name, value, NATIVE).astype(np.int64)
+
+
 def with_tensors(given: Given, query: Array) -> Given:
     """Turn the numbers of bias and sinks into arrays."""
     return given.with_tensors(lambda name, value: as_option(name, value, query))
@@ -75,4 +80,7 @@ def mask_tensor(array: Any) -> Array:
 
 
 def _as_tensor(name: str, value: Any) -> Array:
-    return floating_from_python(name, value, NATIVE)
+    array = floating_from_python(name, value, NATIVE)
+    # An array class with arithmetic of its own is kept, so that it sees every operation; all others become plain arrays.
+    has_arithmetic = isinstance(value, np.ndarray) and type(value).__array_ufunc__ is not np.ndarray.__array_ufunc__
+    return value.astype(array.dtype, copy=False) if has_arithmetic else array

@@ -1,0 +1,170 @@
+"""Positions, feed-forward, encoder and decoder layers in JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax import Array
+
+from attnspec.contract.block_configs import (
+    DecoderConfig,
+    DecoderLayerConfig,
+    EncoderConfig,
+    EncoderLayerConfig,
+    FeedForwardConfig,
+    LayerNormConfig,
+    LearnedPositionsConfig,
+    LinearConfig,
+    SinusoidalPositionsConfig,
+)
+from attnspec.contract.layer_dropout import (
+    decoder_draws,
+    decoder_layer_draws,
+    encoder_draws,
+    encoder_layer_draws,
+    feed_forward_draw,
+)
+from attnspec.contract.layer_results import DecoderCache, DecoderStep
+
+from .blocks import decoder, decoder_layer, encoder, encoder_layer, feed_forward, layer_norm
+from .decoding import decoder_step, start_decoding
+from .layer import Layer, shape_of
+from .models import add_learned_positions, add_sinusoidal_positions, embedding
+
+
+class Linear(Layer):
+    """An affine map, or an embedding of ids; its arguments: `attnspec.contract.LinearConfig`."""
+
+    Config = LinearConfig
+
+    def __call__(self, inputs: Any) -> Array:
+        """(*B, V) or ids (*B,) → (*B, E)."""
+        return embedding(inputs, self.parameter_tree())
+
+
+class SinusoidalPositions(Layer):
+    """Adds sines and cosines of the position; its arguments: `attnspec.contract.SinusoidalPositionsConfig`."""
+
+    Config = SinusoidalPositionsConfig
+
+    def __call__(self, inputs: Any, *, offset: Any = 0) -> Array:
+        """(*B, T, E) → (*B, T, E); the first row stands at position `offset`."""
+        return add_sinusoidal_positions(inputs, offset=offset, **self.config.settings())
+
+
+class LearnedPositions(Layer):
+    """Adds a learned vector of the position; its arguments: `attnspec.contract.LearnedPositionsConfig`."""
+
+    Config = LearnedPositionsConfig
+
+    def __call__(self, inputs: Any, *, offset: Any = 0) -> Array:
+        """(*B, T, E) → (*B, T, E); the first row stands at position `offset`."""
+        return add_learned_positions(inputs, self.table[...], offset=offset)
+
+
+class LayerNorm(Layer):
+    """Layer normalisation; its arguments: `attnspec.contract.LayerNormConfig`."""
+
+    Config = LayerNormConfig
+
+    def __call__(self, inputs: Any) -> Array:
+        """(*B, E) → (*B, E)."""
+        return layer_norm(inputs, self.parameter_tree(), **self.config.settings())
+
+
+class FeedForward(Layer):
+    """Two affine maps with an activation between them; its arguments: `attnspec.contract.FeedForwardConfig`."""
+
+    Config = FeedForwardConfig
+
+    def __call__(self, inputs: Any) -> Array:
+        """(*B, T, E) → (*B, T, E)."""
+        dropout = self._draw(feed_forward_draw(self.config, shape_of(inputs)[:-1]))
+        return feed_forward(inputs, self.parameter_tree(), dropout=dropout, **self.config.settings())
+
+
+class EncoderLayer(Layer):
+    """Self-attention and feed-forward; its arguments: `attnspec.contract.EncoderLayerConfig`."""
+
+    Config = EncoderLayerConfig
+
+    def __call__(self, inputs: Any, *, mask: Any = None, bias: Any = None) -> Array:
+        """(*B, T, E) → (*B, T, E)."""
+        *batch, length, _ = shape_of(inputs)
+        dropout = self._draw(encoder_layer_draws(self.config, tuple(batch), length))
+        return encoder_layer(
+            inputs, self.parameter_tree(), mask=mask, bias=bias, dropout=dropout, **self.config.settings()
+        )
+
+
+class DecoderLayer(Layer):
+    """Self-attention, attention over the encoder's output, feed-forward: `attnspec.contract.DecoderLayerConfig`."""
+
+    Config = DecoderLayerConfig
+
+    def __call__(
+        self, inputs: Any, memory: Any, *, mask: Any = None, memory_mask: Any = None, bias: Any = None
+    ) -> Array:
+        """(*B, T, E) and the encoder's output (*B, S, E) → (*B, T, E)."""
+        *batch, length, _ = shape_of(inputs)
+        draws = decoder_layer_draws(self.config, tuple(batch), length, shape_of(memory)[-2])
+        return decoder_layer(
+            inputs,
+            memory,
+            self.parameter_tree(),
+            mask=mask,
+            memory_mask=memory_mask,
+            bias=bias,
+            dropout=self._draw(draws),
+            **self.config.settings(),
+        )
+
+
+class Encoder(Layer):
+    """A stack of encoder layers; its arguments: `attnspec.contract.EncoderConfig`."""
+
+    Config = EncoderConfig
+
+    def __call__(self, inputs: Any, *, mask: Any = None, bias: Any = None) -> Array:
+        """(*B, T, E) → (*B, T, E)."""
+        *batch, length, _ = shape_of(inputs)
+        dropout = self._draw(encoder_draws(self.config, tuple(batch), length))
+        return encoder(inputs, self.parameter_tree(), mask=mask, bias=bias, dropout=dropout, **self.config.settings())
+
+
+class Decoder(Layer):
+    """A stack of decoder layers; its arguments: `attnspec.contract.DecoderConfig`."""
+
+    Config = DecoderConfig
+
+    def __call__(
+        self, inputs: Any, memory: Any, *, mask: Any = None, memory_mask: Any = None, bias: Any = None
+    ) -> Array:
+        """(*B, T, E) and the encoder's output (*B, S, E) → (*B, T, E)."""
+        *batch, length, _ = shape_of(inputs)
+        draws = decoder_draws(self.config, tuple(batch), length, shape_of(memory)[-2])
+        return decoder(
+            inputs,
+            memory,
+            self.parameter_tree(),
+            mask=mask,
+            memory_mask=memory_mask,
+            bias=bias,
+            dropout=self._draw(draws),
+            **self.config.settings(),
+        )
+
+    def start(self, memory: Any, capacity: int) -> DecoderCache:
+        """Project the encoder's output (*B, S, E) once, and prepare to decode `capacity` positions."""
+        config = self.config
+        return start_decoding(
+            memory,
+            self.parameter_tree(),
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            capacity=capacity,
+        )
+
+    def step(self, inputs: Any, cache: DecoderCache, *, memory_mask: Any = None) -> DecoderStep:
+        """Decode new positions (*B, T, E) after those that the cache holds."""
+        return decoder_step(inputs, self.parameter_tree(), cache, memory_mask=memory_mask, **self.config.settings())

@@ -1,0 +1,100 @@
+"""Text encoder, sequence classifier and Transformer in JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax import Array
+
+from attnspec.contract.layer_dropout import text_encoder_draws, transformer_draws
+from attnspec.contract.model_configs import SequenceClassifierConfig, TextEncoderConfig, TransformerConfig
+from attnspec.contract.models import holds_ids
+from attnspec.contract.positional_masks import causal
+
+from .decoding import greedy_decode
+from .layer import Layer, shape_of
+from .models import sequence_classifier, text_encoder, transformer
+from .tensors import NATIVE
+
+_CAUSAL = causal()
+
+
+class TextEncoder(Layer):
+    """Embedding, positions and encoder; its arguments: `attnspec.contract.TextEncoderConfig`."""
+
+    Config = TextEncoderConfig
+
+    def __call__(self, inputs: Any, *, valid: Any = None, mask: Any = None, bias: Any = None) -> Array:
+        """Encode ids (*B, T) or vectors (*B, T, V), of which `valid` (*B, T) says what is no padding: (*B, T, E)."""
+        *batch, length = tokens_of("inputs", inputs)
+        dropout = self._draw(text_encoder_draws(self.config, tuple(batch), length))
+        return text_encoder(
+            inputs,
+            self.parameter_tree(),
+            valid=valid,
+            mask=mask,
+            bias=bias,
+            dropout=dropout,
+            **self.config.settings(),
+        )
+
+
+class SequenceClassifier(Layer):
+    """Text encoder, mean over valid positions, head; its arguments: `attnspec.contract.SequenceClassifierConfig`."""
+
+    Config = SequenceClassifierConfig
+
+    def __call__(self, inputs: Any, *, valid: Any = None, mask: Any = None, bias: Any = None) -> Array:
+        """Classify ids (*B, T) or vectors (*B, T, V): one number for each class, (*B, C)."""
+        *batch, length = tokens_of("inputs", inputs)
+        dropout = self._draw(text_encoder_draws(self.config, tuple(batch), length))
+        return sequence_classifier(
+            inputs,
+            self.parameter_tree(),
+            valid=valid,
+            mask=mask,
+            bias=bias,
+            dropout=dropout,
+            **self.config.settings(),
+        )
+
+
+class Transformer(Layer):
+    """Encoder and decoder; its arguments: `attnspec.contract.TransformerConfig`."""
+
+    Config = TransformerConfig
+
+    def __call__(self, source: Any, target: Any, *, source_valid: Any = None, target_mask: Any = _CAUSAL) -> Array:
+        """Read the source and, at each position of the target, say what comes next: (*B, Tt, C), or E without a head.
+
+        Each is ids (*B, T) or vectors (*B, T, V) where it has an embedding, vectors (*B, T, E) otherwise.
+        """
+        *batch, source_length = tokens_of("source", source)
+        draws = transformer_draws(self.config, tuple(batch), source_length, tokens_of("target", target)[-1])
+        return transformer(
+            source,
+            target,
+            self.parameter_tree(),
+            source_valid=source_valid,
+            target_mask=target_mask,
+            dropout=self._draw(draws),
+            **self.config.settings(),
+        )
+
+    def greedy_decode(self, source: Any, *, start: int, stop: int, max_length: int, source_valid: Any = None) -> Array:
+        """Write the most likely next id, again and again, from `start` until `stop`: ids (*B, max_length)."""
+        return greedy_decode(
+            source,
+            self.parameter_tree(),
+            start=start,
+            stop=stop,
+            max_length=max_length,
+            source_valid=source_valid,
+            **self.config.settings(),
+        )
+
+
+def tokens_of(name: str, inputs: Any) -> tuple[int, ...]:
+    """Return the shape (*B, T) of ids (*B, T) or of vectors (*B, T, V)."""
+    shape = shape_of(inputs)
+    return shape if holds_ids(name, inputs, NATIVE) else shape[:-1]
