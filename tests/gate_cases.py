@@ -1,8 +1,7 @@
-"""What the tests of gates share: the functions of each module, parameters, and one problem for each operation."""
+"""What the tests of gates share: parameters, and one problem for each operation."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -11,9 +10,13 @@ import numpy as np
 from frameworks import name_of
 from native_tensors import Array, to_native, to_numpy
 
-from attnspec.contract import Dropout
-from attnspec.contract.layer_parameters import GatedAttentionCellParameters, GatedAttentionParameters, LinearParameters
-from attnspec.contract.layer_results import CellState
+from attnspec.contract import (
+    CellState,
+    Dropout,
+    GatedAttentionCellParameters,
+    GatedAttentionParameters,
+    LinearParameters,
+)
 from attnspec.contract.states import leaves, map_leaves, rebuild
 
 SIZE, HEADS, UNITS, DEPTH, OUTPUTS = 6, 3, 2, 5, 1
@@ -37,11 +40,6 @@ CELL_SHAPES = {
     "output_weight": (SIZE, OUTPUTS),
     "output_bias": (OUTPUTS,),
 }
-
-
-def gates(attn: ModuleType) -> ModuleType:
-    """Give the module in which the operations of a framework are."""
-    return importlib.import_module(f"{attn.__name__}.gates")
 
 
 def draw(shape: tuple[int, ...], seed: int) -> Array:
@@ -97,7 +95,7 @@ def native(attn: ModuleType, tree: Any) -> Any:
 
 def run(attn: ModuleType, operation: str, *trees: Any, **options: Any) -> dict[str, Array]:
     """Call an operation with native tensors; its results as NumPy arrays, by path ("" where it is one)."""
-    result = getattr(gates(attn), operation)(*native(attn, trees), **options)
+    result = getattr(attn, operation)(*native(attn, trees), **options)
     return {path: to_numpy(tensor) for path, tensor in leaves(result).items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,12 +158,19 @@ def _projected() -> Rows:
             rotary = Rotary(pairing, base=100.0, offset=offset)
             yield f"heads-{pairing}-{np.ravel(offset)[-1]}", name, arguments, GROUPS | {"rotary": rotary}
     wide = MultiHeadParameters(*(numbers(SIZE, 12, spread=0.5, seed=i) for i in range(3)), numbers(12, SIZE))
-    options = {"num_heads": 3, "rotary": Rotary("interleaved", rotary_dim=2)}
-    yield "heads-partial", name, (inputs, inputs, inputs, wide), options
-    for length, rotary in ((0, None), (3, None), (2, Rotary("half_split")), (3, Rotary("interleaved", base=10.0))):
+    for heads, rotary in ((3, Rotary("half_split", base=20.0)), (2, Rotary("interleaved", rotary_dim=4, offset=0))):
+        options = {"num_heads": heads, "rotary": rotary}
+        yield f"heads-wide-{heads}", name, (inputs, inputs, inputs, wide), options
+    turned = Rotary("half_split"), Rotary("interleaved", base=10.0)
+    for case, length, rotary in (
+        ("empty", 0, None),
+        ("step", 3, None),
+        ("window", 2, turned[0]),
+        ("full", 3, turned[1]),
+    ):
         arguments = (numbers(BATCH, 4, SIZE), multi_head(), cache(length))
-        options = {"rotary": rotary, "mask": sliding_window(2, offset=length)} if length == 2 else {"rotary": rotary}
-        yield f"cache-{length}-{rotary}", "cached_multi_head_attention", arguments, GROUPS | options
+        masked = {"mask": sliding_window(2, offset=length)} if case == "window" else {}
+        yield f"cache-{case}", "cached_multi_head_attention", arguments, GROUPS | {"rotary": rotary} | masked
 
 
 def _operands(query_size: int, key_size: int) -> tuple[Array, Array, Array]:
@@ -238,6 +245,7 @@ def _blocks() -> Rows:
     yield "norm", "layer_norm", (inputs, norm(0)), {}
     yield "norm-bare", "layer_norm", (inputs, LayerNormParameters(norm(0).weight)), {"epsilon": 1e-3}
     yield "norm-small", "layer_norm", (0.05 * inputs, norm(0)), {"epsilon": 0.01}
+    yield "norm-far", "layer_norm", (inputs + 300, norm(0)), {}
     for activation in ("relu", "gelu", "gelu_tanh", "silu", "tanh"):
         yield f"feed-{activation}", "feed_forward", (inputs, feeding()), {"activation": activation}
     yield "feed-dropout", "feed_forward", (inputs, feeding()), {"dropout": kept(BATCH, LENGTH, HIDDEN)}
@@ -304,6 +312,7 @@ def _inputs() -> Rows:
         yield f"sinusoidal-{offset}", "add_sinusoidal_positions", (rows,), places | {"base": 500.0 if offset else 1e4}
         yield f"learned-{offset}", "add_learned_positions", (rows, numbers(PLACES, SIZE)), places
     yield "pooling", "mean_pooling", (rows,), {}
+    yield "pooling-valid", "mean_pooling", (rows,), {"valid": VALID}
     yield "pooling-padded", "mean_pooling", (np.where(VALID[..., None], rows, np.nan),), {"valid": VALID}
 
 
@@ -315,15 +324,14 @@ def text(*, learned: bool, last: bool) -> TextEncoderParameters:
 
 
 def _models() -> Rows:
-    name: Callable[[str], str] = lambda kind: f"text-{kind}"  # noqa: E731 - one word for three names
     learned: dict[str, Any] = GROUPS | {"positions": "learned", "norm": "pre", "valid": VALID, "activation": "gelu"}
     vectors = numbers(BATCH, LENGTH, VOCABULARY)
     dropout = TextEncoderDropout(kept(*SEQUENCE), (encoder_dropout(), None))
     none: dict[str, Any] = GROUPS | {"positions": None, "mask": causal(), "rotary": Rotary("interleaved")}
     rich, poor = text(learned=True, last=True), text(learned=False, last=False)
-    yield name("learned"), "text_encoder", (IDS, rich), learned
-    yield name("sinusoidal"), "text_encoder", (IDS, poor), GROUPS | {"dropout": dropout, "mask": causal()}
-    yield name("vectors"), "text_encoder", (vectors, poor), none | {"valid": VALID}
+    yield "text-learned", "text_encoder", (IDS, rich), learned
+    yield "text-sinusoidal", "text_encoder", (IDS, poor), GROUPS | {"dropout": dropout, "mask": causal()}
+    yield "text-vectors", "text_encoder", (vectors, poor), none | {"valid": VALID}
     head = linear(SIZE, CLASSES, seed=5)
     poisoned = np.where(VALID[..., None], vectors, np.nan)
     yield "classes", "sequence_classifier", (IDS, SequenceClassifierParameters(rich, head)), learned

@@ -90,8 +90,7 @@ def _core(seed: int, key_dim: int = QUERY_DIM, **more: tuple[int, ...]) -> dict[
     )
 
 
-def _plain(seed: int, *batch: int, heads: tuple[int, ...] = (), key_dim: int = QUERY_DIM, **more: Any) -> Any:
-    leading = (*batch, *heads)
+def _plain(seed: int, *leading: int, key_dim: int = QUERY_DIM, **more: tuple[int, ...]) -> dict[str, Array]:
     shapes = {"query": (QUERIES, QUERY_DIM), "key": (KEYS, key_dim), "value": (KEYS, VALUE_DIM)}
     return drawn(seed, **{name: (*leading, *shape) for name, shape in shapes.items()}, **more)
 
@@ -147,7 +146,7 @@ CASES: dict[str, Case] = {
     "cosine": Case("cosine_attention", _core(9, **NUMBERS), {**EVERYTHING, "scale": 5.0}, VISIBLE),
     "cosine_rank_5": Case(
         "cosine_attention",
-        _plain(10, 1, BATCH, heads=(3,), sinks=(3,)),
+        _plain(10, 1, BATCH, 3, sinks=(3,)),
         {"mask": causal(1)},
         np.broadcast_to(CAUSAL, (1, BATCH, 3, QUERIES, KEYS)),
     ),
@@ -200,9 +199,8 @@ SIMILARITIES: dict[str, Callable[..., float]] = {
 
 def rank_4(array: Array, heads: bool) -> Array:
     """Give an array of the caller's rank one batch axis and heads."""
-    batch = -2 - heads
     array = array if heads else array[..., None, :, :]
-    return array.reshape(math.prod(array.shape[: batch - (not heads)]), *array.shape[-3:])
+    return array.reshape(math.prod(array.shape[:-3]), *array.shape[-3:])
 
 
 def by_loops(case: Case) -> Array:

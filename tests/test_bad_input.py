@@ -139,6 +139,11 @@ VALUES: dict[str, Case] = {
     ),
     "masked array": (TypeError, f"`key` {MASKED}", attend((5, 7), np.ma.zeros((11, 7)), (11, 3))),
     "masked array in a list": (TypeError, f"`key` {MASKED}", attend((5, 7), [np.ma.zeros(7)], (1, 3))),
+    "matrix": (
+        TypeError,
+        "`key` is a NumPy matrix, whose * is a matrix product; pass numpy.asarray of it",
+        attend((5, 7), np.zeros((11, 7)).view(np.matrix), (11, 3)),
+    ),
 }
 
 DTYPES: dict[str, Case] = {

@@ -268,7 +268,7 @@ def test_the_command_enables_64_bit_and_keeps_standard_error_quiet() -> None:
 
 @pytest.mark.usefixtures("all_four")
 def test_every_command_and_listing_of_the_page_runs(folder: Path) -> None:
-    blocks = re.findall(r"```(console|python)\n(.*?)```", PAGE.read_text(encoding="utf8"), flags=re.DOTALL)
+    blocks = re.findall(r"```(console|bash|python)\n(.*?)```", PAGE.read_text(encoding="utf8"), flags=re.DOTALL)
     outputs = []
     for language, block in blocks:
         if language == "python" and block.startswith("# mine.py\n"):
@@ -277,13 +277,14 @@ def test_every_command_and_listing_of_the_page_runs(folder: Path) -> None:
             exec(compile(block, str(PAGE), "exec"), {})
         else:
             for line in block.splitlines():
-                command, _, note = line.removeprefix("$ attnspec compare ").partition("  # exit code ")
+                command, _, note = line.removeprefix("$ ").removeprefix("attnspec compare ").partition("  # exit code ")
                 result = run(*command.split())
                 assert result.exit_code == int(note or 0), f"{line}\n{result.output}"
                 outputs.append(result.stdout)
-    assert len(outputs) == 12
-    (wrong,) = [output for output in outputs if "disagreement" in output]
-    assert re.search(r"1\.34e-02 +7\.2e\+12", wrong)  # the numbers that the page quotes
+    assert len(outputs) == 15
+    wrong = [output for output in outputs if "disagreement" in output]
+    assert len(wrong) == 2
+    assert all(re.search(r"1\.34e-02 +7\.2e\+12", output) for output in wrong)  # the numbers that the page quotes
 
 
 def test_the_package_exports_the_function_and_not_its_module() -> None:

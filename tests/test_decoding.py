@@ -150,9 +150,11 @@ def test_a_cache_that_becomes_full(attn: ModuleType) -> None:
         assert_close(to_numpy(part), np.stack(np.split(columns, KV_HEADS, axis=-1), axis=1), FLOAT64_TOLERANCE)
 
 
-@pytest.mark.parametrize("shape", [(), (2, 3)], ids=["no_batch", "two_batch_axes"])
-def test_other_ranks(attn: ModuleType, shape: tuple[int, ...]) -> None:
-    name, decoding = frameworks.name_of(attn), decoding_of(attn)
+@pytest.mark.parametrize(
+    ("name", "axes"), by_module(["no_batch", "two_batch_axes"], ["two_batch_axes"], frameworks.MODULES)
+)
+def test_other_ranks(name: str, axes: str) -> None:
+    shape, decoding = {"no_batch": (), "two_batch_axes": (2, 3)}[axes], decoding_of(frameworks.load(name))
     inputs = np.random.default_rng(5).standard_normal((*shape, 3, MODEL))
     cache = decoding.empty_cache(shape, 5, KV_HEADS, SIZE, VALUE_SIZE, dtype="float64")
     given = decoding.cached_multi_head_attention(to_native(name, inputs), parameters_of(name), cache, **HEADS_OF)

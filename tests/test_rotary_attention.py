@@ -137,10 +137,12 @@ def test_half_precision_is_rounded_once(name: str) -> None:
     assert_same_bits(half, single.astype(NUMPY_DTYPES["bfloat16"]))
 
 
-@pytest.mark.parametrize("shape", [(), (2, 3)], ids=["no_batch", "two_batch_axes"])
-def test_other_ranks(attn: ModuleType, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("name", "axes"), by_module(["no_batch", "two_batch_axes"], ["two_batch_axes"], frameworks.MODULES)
+)
+def test_other_ranks(name: str, axes: str) -> None:
     """An offset has the shape of the batch; one without axes is that of all."""
-    name, arrays = frameworks.name_of(attn), drawn(2, 5)
+    shape, attn, arrays = {"no_batch": (), "two_batch_axes": (2, 3)}[axes], frameworks.load(name), drawn(2, 5)
     rng = np.random.default_rng(5)
     for part, length in (("query", 2), ("key", 5), ("value", 5)):
         arrays[part] = rng.standard_normal((*shape, length, MODEL))

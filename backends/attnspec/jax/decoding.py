@@ -1,32 +1,46 @@
-"""Decoding in JAX: attention of new positions over a cache of keys and values."""
+"""Decoding in JAX: attention over a cache of keys and values, decoder steps, and writing by the likeliest id."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
+from attnspec.contract.blocks import BlockSettings, check_block_settings
 from attnspec.contract.decoding import (
+    Span,
+    StepPlan,
     cached_sizes,
-    causal_after,
     check_cache_dtypes,
     check_cached_rotary,
     check_empty,
+    check_start,
+    check_writing,
+    plan_steps,
 )
-from attnspec.contract.layer_results import CachedAttention, KeyValueCache
+from attnspec.contract.layer_parameters import DecoderParameters, TransformerParameters
+from attnspec.contract.layer_results import (
+    CachedAttention,
+    DecoderCache,
+    DecoderStep,
+    KeyValueCache,
+    TransformerDropout,
+)
+from attnspec.contract.models import ModelOptions
 from attnspec.contract.operands import accumulation_dtype, check_floating
 from attnspec.contract.options import Given, Options, check_options
-from attnspec.contract.parameter_checks import check_tree
+from attnspec.contract.parameter_checks import check_leaf_dtypes, check_tree, name_leaves
 from attnspec.contract.parameters import MultiHeadParameters, check_parameters
-from attnspec.contract.rotary_option import Rotary
+from attnspec.contract.positional_masks import causal
 from attnspec.contract.shapes import Sizes, self_multi_head_sizes
+from attnspec.contract.states import rebuild
 
-from .attention import Attention, compute_stages, widen
-from .positions import turn
-from .projections import merge_heads, project, split_heads
-from .tensors import as_tensors, check_width, describe, new_checks, with_tensors
+from .attention import widen
+from .caches import attend_to_cache, begin, run_step, write
+from .embeddings import as_model_tensors
+from .models import Transduction
+from .tensors import as_option, as_tensors, check_width, describe, new_checks, with_tensors
 
 
 def empty_cache(
@@ -68,9 +82,9 @@ def cached_multi_head_attention(
 
     Arguments, shapes and errors: `attnspec.reference.cached_multi_head_attention`.
 
-    Differences: as for `multi_head_attention`; keys and values are rounded to the cache's dtype, in which they are
-    read, too. Where the length is traced, new positions beyond the capacity
-    are not kept, and their output is NaN.
+    Differences: as for `multi_head_attention`; keys and values are rounded to the cache's dtype, and read as they are
+    rounded. Where the length is traced, new positions beyond the capacity are
+    not kept, and their output is NaN.
     """
     given = Given(mask, bias, scale, softcap, sinks, dropout)
     inputs, parameters, cache, sizes, options = prepare_cached_attention(
@@ -78,6 +92,77 @@ def cached_multi_head_attention(
     )
     output, cache = attend_to_cache(widen(inputs), parameters, cache, sizes, options, rotary)
     return CachedAttention(output.astype(inputs.dtype), cache)
+
+
+def start_decoding(
+    memory: Any, parameters: DecoderParameters, *, num_heads: int, num_kv_heads: int | None = None, capacity: int
+) -> DecoderCache:
+    """Project the output of an encoder once, for every layer of a decoder, and make room for its own positions.
+
+    Arguments, shapes and errors: `attnspec.reference.start_decoding`.
+
+    Differences: the caches have the dtype of the memory.
+    """
+    settings = check_block_settings(num_heads, num_kv_heads, "post", "relu", 1e-5, None, None, None, None)
+    memory, parameters, sizes, dtype = prepare_start(memory, parameters, settings, capacity)
+    return begin(memory, parameters, sizes, dtype)
+
+
+def decoder_step(
+    inputs: Any,
+    parameters: DecoderParameters,
+    cache: DecoderCache,
+    *,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    norm: str = "post",
+    activation: str = "relu",
+    epsilon: float = 1e-5,
+    memory_mask: Any = None,
+    bias: Any = None,
+    rotary: Any = None,
+    dropout: Any = None,
+) -> DecoderStep:
+    """Decode new positions after those that a cache holds, and add them to it.
+
+    Arguments, shapes and errors: `attnspec.reference.decoder_step`.
+
+    Differences: as for `cached_multi_head_attention`; nothing else is rounded in between.
+    """
+    settings = check_block_settings(num_heads, num_kv_heads, norm, activation, epsilon, None, memory_mask, bias, rotary)
+    inputs, parameters, cache, plans, dtype = prepare_step(inputs, parameters, cache, settings, dropout)
+    output, cache = run_step(inputs, parameters, cache, plans, settings, dropout)
+    return DecoderStep(output.astype(dtype), cache)
+
+
+def greedy_decode(
+    source: Any,
+    parameters: TransformerParameters,
+    *,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    norm: str = "post",
+    activation: str = "relu",
+    epsilon: float = 1e-5,
+    positions: str | None = "sinusoidal",
+    start: int,
+    stop: int,
+    max_length: int,
+    source_valid: Any = None,
+    rotary: Any = None,
+) -> Array:
+    """Let a Transformer read a source and write ids, each time the likeliest one, until it writes `stop`.
+
+    Arguments, shapes and errors: `attnspec.reference.greedy_decode`.
+
+    Differences: ids are JAX's default integers; caches are not rounded to half precision.
+    One compiled loop for each shape and `max_length`, which stops when all have ended.
+    """
+    options = ModelOptions(
+        num_heads, num_kv_heads, norm, activation, epsilon, positions, source_valid, causal(), None, rotary, None
+    )
+    span = Span.checked(start, stop, max_length)
+    return write(prepare_writing(source, parameters, options, span), span)
 
 
 def prepare_cached_attention(
@@ -89,11 +174,11 @@ def prepare_cached_attention(
     given: Given,
     rotary: Any,
 ) -> tuple[Array, MultiHeadParameters, KeyValueCache, Sizes, Options]:
-    """Check the arguments of an attention over a cache: arrays, the length if known, sizes over the cache."""
+    """Check the arguments of an attention over a cache; return them, known lengths as ints, and sizes over it."""
     arrays = check_parameters(parameters)
     check_tree("cache", cache, KeyValueCache)
     inputs, key, value, *weights = as_tensors(
-        inputs=inputs, **{"key` of `cache": cache.key, "value` of `cache": cache.value}, **arrays
+        inputs=inputs, **name_leaves({"key": cache.key, "value": cache.value}, "cache"), **arrays
     )
     given = with_tensors(given, inputs)
     parameters = MultiHeadParameters(**dict(zip(arrays, weights, strict=True)))
@@ -109,55 +194,53 @@ def prepare_cached_attention(
     return inputs, parameters, KeyValueCache(key, value, length), sizes, options
 
 
-def attend_to_cache(
-    inputs: Array,
-    parameters: MultiHeadParameters,
-    cache: KeyValueCache,
-    sizes: Sizes,
-    options: Options,
-    rotary: Rotary | None,
-) -> CachedAttention:
-    """Project new positions, put them into the cache, and attend to all that is filled; the output stays wide."""
-    query = split_heads(project(inputs, parameters.query_weight, parameters.query_bias), sizes.num_heads)
-    key = split_heads(project(inputs, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
-    value = split_heads(project(inputs, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
-    length = as_length(cache.length, sizes.key_length)
-    cache = cache._replace(length=length)
-    places = length + jnp.arange(sizes.query_length)
-    if rotary is not None:
-        query, key = (turn(query, places.astype(query.dtype), rotary), turn(key, places.astype(key.dtype), rotary))
-    options = options._replace(mask=causal_after(options.mask, length))
-    cache = appended(cache, key, value)
-    attention = Attention(query, widen(cache.key), widen(cache.value), sizes, options)
-    output = project(merge_heads(compute_stages(attention).output), parameters.output_weight, parameters.output_bias)
-    if not isinstance(length, int):  # otherwise it is known that everything fits
-        output = jnp.where((places < sizes.key_length)[:, None], output, jnp.nan)
-    return CachedAttention(output, cache)
+def prepare_start(
+    memory: Any, parameters: DecoderParameters, settings: BlockSettings, capacity: int
+) -> tuple[Array, DecoderParameters, tuple[Sizes, ...], jnp.dtype]:
+    """Check the arguments of a start; return memory, parameters, the sizes of each self-attention, and a dtype."""
+    given = check_tree("parameters", parameters, DecoderParameters)
+    memory, *arrays = as_tensors(memory=memory, **name_leaves(given))
+    described = dict(zip(given, map(describe, arrays), strict=True))
+    check_leaf_dtypes({"memory": describe(memory)}, described)
+    checks = new_checks(memory)
+    sizes = check_start(describe(memory), described, len(parameters.layers), settings, capacity, checks)
+    wide = rebuild(parameters, dict(zip(given, map(widen, arrays), strict=True)))
+    return widen(memory), wide, sizes, memory.dtype
 
 
-def appended(cache: KeyValueCache, key: Array, value: Array) -> KeyValueCache:
-    """Put new keys (*B, Hkv, T, Dk) and values behind the filled ones: another cache, of the same capacity."""
-    length, count, capacity = cache.length, key.shape[-2], cache.key.shape[-2]
-    end = length + count if isinstance(length, int) else jnp.minimum(length + count, capacity)
-    if count == 0:
-        return cache._replace(length=end)
-    return KeyValueCache(_put(cache.key, key, length), _put(cache.value, value, length), end)
+def prepare_step(
+    inputs: Any, parameters: DecoderParameters, cache: DecoderCache, settings: BlockSettings, dropout: Any
+) -> tuple[Array, DecoderParameters, DecoderCache, tuple[StepPlan, ...], jnp.dtype]:
+    """Check the arguments of a step; return inputs, parameters, cache, the plan of each layer, and a dtype."""
+    given, kept = check_tree("parameters", parameters, DecoderParameters), check_tree("cache", cache, DecoderCache)
+    stored = {path: array for path, array in kept.items() if not path.endswith(".length")}
+    inputs, *arrays = as_tensors(inputs=inputs, **name_leaves(given), **name_leaves(stored, "cache"))
+    settings = settings.with_tensors(lambda name, value: as_option(name, value, inputs))
+    described = dict(zip(given, map(describe, arrays), strict=False))
+    dtype = check_leaf_dtypes({"inputs": describe(inputs)}, described)
+    held = dict(zip(stored, map(describe, arrays[len(given) :]), strict=True))
+    check_cache_dtypes(held, dtype, accumulation_dtype(dtype))
+    checks = new_checks(inputs)
+    plans, lengths = plan_steps(
+        describe(inputs), described, kept | held, len(parameters.layers), settings, dropout, checks
+    )
+    weights = rebuild(parameters, dict(zip(given, map(widen, arrays), strict=False)))
+    filled = rebuild(cache, dict(zip(stored, arrays[len(given) :], strict=True)) | lengths)
+    return widen(inputs), weights, filled, plans, inputs.dtype
 
 
-def as_length(length: Any, capacity: int) -> Any:
-    """Return an int as it is, and an array, which is traced, within [0, capacity]."""
-    if isinstance(length, int):
-        return length
-    return jnp.clip(length.astype(jnp.promote_types(length.dtype, jnp.int32)), 0, capacity)
-
-
-@jax.jit  # one compilation, as for `stages_of`
-def _put(filled: Array, new: Array, length: Any) -> Array:
-    # A slice that sticks out would be moved inside, over what is filled: what is beyond the capacity is cut off first.
-    count = new.shape[-2]
-    start = jnp.minimum(length, filled.shape[-2] - count)
-    beyond = length - start
-    old = lax.dynamic_slice_in_dim(filled, start, count, axis=filled.ndim - 2)
-    is_new = jnp.arange(count) >= beyond
-    rows = jnp.where(is_new[:, None], jnp.roll(new.astype(filled.dtype), beyond, axis=-2), old)
-    return lax.dynamic_update_slice_in_dim(filled, rows, start, axis=filled.ndim - 2)
+def prepare_writing(source: Any, parameters: TransformerParameters, options: ModelOptions, span: Span) -> Transduction:
+    """Check the arguments of a Transformer that is to write: its target is the id that stands before that, (*B,)."""
+    settings = options.check()
+    given = check_tree("parameters", parameters, TransformerParameters)
+    embedded = () if parameters.source_embedding is None else ("source",)
+    tensors = as_model_tensors({"source": source}, embedded, given)
+    array, layers = tensors.inputs["source"], (len(parameters.encoder.layers), len(parameters.decoder.layers))
+    checks = new_checks(tensors.like)
+    reading, writing = check_writing(
+        describe(array), tensors.ids.get("source"), tensors.leaves, layers, settings, options, span, checks
+    )
+    first = jnp.full(array.shape[: -1 if tensors.ids else -2], span.start)
+    weights = rebuild(parameters, tensors.arrays)
+    dropout = TransformerDropout()
+    return Transduction(array, first, weights, options.positions, reading, writing, dropout, tensors.like.dtype)

@@ -191,7 +191,7 @@ def stages_of(cell: Cell) -> CellStages:
     inputs, memory, output, parameters, valid, dropout = cell
 
     # Heads and pool: (*B, K, T, n).
-    pool = jax.nn.sigmoid(gate_logits(inputs, parameters)) * split_heads(inputs, parameters.gate_weight.shape[0])
+    pool = gates_of(inputs, parameters) * split_heads(inputs, parameters.gate_weight.shape[0])
 
     # The distribution over positions, (*B, T, n), one for all heads; 0 where there is no valid position.
     rows = rows_of(inputs, mean_of(inputs, valid), output, parameters)
@@ -208,7 +208,7 @@ def stages_of(cell: Cell) -> CellStages:
     )
 
     # The control gate, (*B, T, K): how much of each position and head stays in memory.
-    control = jnp.where(valid[..., None], jax.nn.sigmoid(control_logits(inputs, output, parameters)), 0.0)
+    control = jnp.where(valid[..., None], control_of(inputs, output, parameters), 0.0)
     new_memory = memory + merge_heads((control.mT[..., None] * parts).sum(axis=-2, keepdims=True))
     content = new_memory + reading
 
@@ -219,10 +219,9 @@ def stages_of(cell: Cell) -> CellStages:
     return CellStages(pool, distribution, control, reading, update, content, outputs, state)
 
 
-def gate_logits(inputs: Array, parameters: GatedAttentionCellParameters) -> Array:
-    """Compute x W_g^k + b_g^k: (*B, T, D) → (*B, K, T, n)."""
-    logits: Array = project(inputs[..., None, :, :], parameters.gate_weight, parameters.gate_bias[:, None, :])
-    return logits
+def gates_of(inputs: Array, parameters: GatedAttentionCellParameters) -> Array:
+    """Compute σ(x W_g^k + b_g^k): (*B, T, D) → (*B, K, T, n)."""
+    return jax.nn.sigmoid(project(inputs[..., None, :, :], parameters.gate_weight, parameters.gate_bias[:, None, :]))
 
 
 def mean_of(inputs: Array, valid: Array) -> Array:
@@ -242,11 +241,10 @@ def rows_of(inputs: Array, mean: Array, output: Array, parameters: GatedAttentio
     return rows
 
 
-def control_logits(inputs: Array, output: Array, parameters: GatedAttentionCellParameters) -> Array:
-    """Compute x_i W_s + y W_sy + b_s: (*B, T, K)."""
+def control_of(inputs: Array, output: Array, parameters: GatedAttentionCellParameters) -> Array:
+    """Compute σ(x_i W_s + y W_sy + b_s): (*B, T, K)."""
     from_inputs = project(inputs, parameters.control_weight, parameters.control_bias)
-    logits: Array = from_inputs + project(output, parameters.control_recurrent_weight, None)
-    return logits
+    return jax.nn.sigmoid(from_inputs + project(output, parameters.control_recurrent_weight, None))
 
 
 def clean_cell(cell: Cell) -> tuple[Cell, Array]:

@@ -15,7 +15,7 @@ from attnspec.contract.operands import check_floating
 from attnspec.contract.options import Given, check_options
 from attnspec.contract.parameter_checks import check_leaf_dtypes, check_tree, name_leaves
 from attnspec.contract.shapes import dot_product_sizes
-from attnspec.contract.similarities import additive_sizes, as_scaled, bilinear_sizes, check_noise, check_top_k
+from attnspec.contract.similarities import additive_sizes, bilinear_sizes, check_noise, check_top_k, with_unit_scale
 from attnspec.contract.states import rebuild
 
 from .attention import (
@@ -133,7 +133,7 @@ def cosine_attention(
 
     Differences: as for `dot_product_attention`; unit vectors are not rounded to half precision in between.
     """
-    given = as_scaled(Given(mask, bias, scale, softcap, sinks, dropout))
+    given = with_unit_scale(Given(mask, bias, scale, softcap, sinks, dropout))
     attention, shape, dtype = prepare(query, key, value, given)
     output: Array = compute_stages(by_unit_vectors(attention)).output
     return output.reshape(shape).astype(dtype)
@@ -164,7 +164,7 @@ def prepare_additive_attention(
     """Check the arguments of an additive attention; return it with hidden units as queries and keys, and the rest."""
     leaves = check_tree("parameters", parameters, AdditiveParameters)
     query, key, value, *arrays = as_tensors(query=query, key=key, value=value, **name_leaves(leaves))
-    given = as_scaled(with_tensors(given, query))
+    given = with_unit_scale(with_tensors(given, query))
     parameters = rebuild(parameters, dict(zip(leaves, arrays, strict=True)))
     described = {name: describe(array) for name, array in zip(leaves, arrays, strict=True)}
     operands = {"query": describe(query), "key": describe(key), "value": describe(value)}
@@ -185,7 +185,7 @@ def prepare_bilinear_attention(
 ) -> tuple[Attention, tuple[int, ...], jnp.dtype]:
     """Check the arguments of a bilinear attention; return it with projected queries, its output's shape and dtype."""
     query, key, value, weight = as_tensors(query=query, key=key, value=value, weight=weight)
-    given = as_scaled(with_tensors(given, query))
+    given = with_unit_scale(with_tensors(given, query))
     operands = {"query": describe(query), "key": describe(key), "value": describe(value), "weight": describe(weight)}
     dtype = check_floating(**operands)
     checks = new_checks(query)
@@ -227,12 +227,11 @@ def hard_weights(logits: Array, visible: Array, noise: Array | None, top_k: int)
 
 def is_among_largest(numbers: Array, count: int) -> Array:
     """Say which are the `count` largest of a row: the first of equal ones, and never −∞."""
-    if count >= numbers.shape[-1]:
-        return numbers != -jnp.inf
-    least = lax.top_k(numbers, count)[0][..., -1:]
-    is_above, is_level = numbers > least, numbers == least
-    room = count - is_above.sum(axis=-1, keepdims=True)
-    return (is_above | is_level & (jnp.cumsum(is_level, axis=-1) <= room)) & (numbers != -jnp.inf)
+    # By places in a stable order: a compiler may compute a number twice, to different last bits, so that it does not
+    # equal itself.
+    order = jnp.argsort(-numbers, axis=-1, stable=True)
+    place = jnp.argsort(order, axis=-1)
+    return (place < count) & (numbers != -jnp.inf)
 
 
 def attend_additive(attention: Attention, score_weight: Array) -> Array:
@@ -276,7 +275,7 @@ def unit_vectors(array: Array) -> Array:
     # Squares of the components would overflow, or vanish, long before the vector does. Any factor does as well, so the
     # largest component is a constant to the derivative.
     largest = jnp.abs(lax.stop_gradient(clean)).max(axis=-1, keepdims=True)
-    scaled = clean / jnp.where(largest == 0.0, 1.0, largest)
-    length = jnp.sqrt(jnp.where(largest == 0.0, 1.0, (scaled * scaled).sum(axis=-1, keepdims=True)))
-    units = jnp.where(largest == 0.0, 0.0, scaled / length)
+    scaled = clean / jnp.where(largest != 0.0, largest, 1.0)
+    length = jnp.sqrt(jnp.where(largest != 0.0, (scaled * scaled).sum(axis=-1, keepdims=True), 1.0))
+    units = jnp.where(largest != 0.0, scaled / length, 0.0)
     return jnp.where(is_finite_row(array)[..., None], units, jnp.nan)

@@ -32,7 +32,7 @@ from attnspec.contract.parameters import MultiHeadParameters
 from attnspec.contract.states import rebuild
 
 from .activations import activate
-from .attention import Attention, compute_stages, widen
+from .attention import Attention, compute_stages, is_finite_row, widen
 from .projections import merge_heads, project, project_heads
 from .tensors import (
     as_option,
@@ -255,24 +255,33 @@ def attention_over(
     return project_heads(query, memory, memory, parameters, sizes, options, rotary)
 
 
-def output_of(attention: Attention, parameters: MultiHeadParameters) -> tf.Tensor:
-    """Attend, and project the heads side by side."""
-    output = compute_stages(attention).output
-    return project(merge_heads(output), parameters.output_weight, parameters.output_bias)
+def attend_from(
+    query: tf.Tensor,
+    memory: tf.Tensor,
+    parameters: MultiHeadParameters,
+    settings: BlockSettings,
+    given: Given,
+    rotary: Any,
+) -> tf.Tensor:
+    """Let positions attend to a memory; one that is not finite is NaN, and gives no gradient to what it sees (S11)."""
+    is_clean = is_finite_row(query)[..., None]
+    clean = tf.where(is_clean, query, 0.0)
+    attention = attention_over(clean, memory, parameters, settings, given, rotary)
+    heads = merge_heads(compute_stages(attention).output)
+    outputs = project(heads, parameters.output_weight, parameters.output_bias)
+    return tf.where(is_clean, outputs, math.nan)
 
 
 def self_attend(inputs: tf.Tensor, parameters: MultiHeadParameters, settings: BlockSettings, dropout: Any) -> tf.Tensor:
     """Let positions attend to one another; dropout is that of the weights."""
-    given = settings.self_given(dropout)
-    return output_of(attention_over(inputs, inputs, parameters, settings, given, settings.rotary), parameters)
+    return attend_from(inputs, inputs, parameters, settings, settings.self_given(dropout), settings.rotary)
 
 
 def cross_attend(
     inputs: tf.Tensor, memory: tf.Tensor, parameters: MultiHeadParameters, settings: BlockSettings, dropout: Any
 ) -> tf.Tensor:
     """Let positions attend to a memory; dropout is that of the weights."""
-    given = settings.cross_given(dropout)
-    return output_of(attention_over(inputs, memory, parameters, settings, given, None), parameters)
+    return attend_from(inputs, memory, parameters, settings, settings.cross_given(dropout), None)
 
 
 def residual(

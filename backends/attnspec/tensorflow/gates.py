@@ -205,7 +205,7 @@ def stages_of(cell: Cell) -> CellStages:
     inputs, memory, output, parameters, valid, dropout = cell
 
     # Heads and pool: (*B, K, T, n).
-    pool = tf.sigmoid(gate_logits(inputs, parameters)) * split_heads(inputs, shape_of(parameters.gate_weight)[0])
+    pool = gates_of(inputs, parameters) * split_heads(inputs, shape_of(parameters.gate_weight)[0])
 
     # The distribution over positions, (*B, T, n), one for all heads; 0 where there is no valid position.
     rows = rows_of(inputs, mean_of(inputs, valid), output, parameters)
@@ -222,7 +222,7 @@ def stages_of(cell: Cell) -> CellStages:
     )
 
     # The control gate, (*B, T, K): how much of each position and head stays in memory.
-    control = tf.where(valid[..., None], tf.sigmoid(control_logits(inputs, output, parameters)), 0.0)
+    control = tf.where(valid[..., None], control_of(inputs, output, parameters), 0.0)
     new_memory = memory + merge_heads(
         tf.reduce_sum(tf.linalg.matrix_transpose(control)[..., None] * parts, axis=-2, keepdims=True)
     )
@@ -235,10 +235,9 @@ def stages_of(cell: Cell) -> CellStages:
     return CellStages(pool, distribution, control, reading, update, content, outputs, state)
 
 
-def gate_logits(inputs: tf.Tensor, parameters: GatedAttentionCellParameters) -> tf.Tensor:
-    """Compute x W_g^k + b_g^k: (*B, T, D) → (*B, K, T, n)."""
-    logits: tf.Tensor = project(inputs[..., None, :, :], parameters.gate_weight, parameters.gate_bias[:, None, :])
-    return logits
+def gates_of(inputs: tf.Tensor, parameters: GatedAttentionCellParameters) -> tf.Tensor:
+    """Compute σ(x W_g^k + b_g^k): (*B, T, D) → (*B, K, T, n)."""
+    return tf.sigmoid(project(inputs[..., None, :, :], parameters.gate_weight, parameters.gate_bias[:, None, :]))
 
 
 def mean_of(inputs: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
@@ -260,11 +259,10 @@ def rows_of(
     return rows
 
 
-def control_logits(inputs: tf.Tensor, output: tf.Tensor, parameters: GatedAttentionCellParameters) -> tf.Tensor:
-    """Compute x_i W_s + y W_sy + b_s: (*B, T, K)."""
+def control_of(inputs: tf.Tensor, output: tf.Tensor, parameters: GatedAttentionCellParameters) -> tf.Tensor:
+    """Compute σ(x_i W_s + y W_sy + b_s): (*B, T, K)."""
     from_inputs = project(inputs, parameters.control_weight, parameters.control_bias)
-    logits: tf.Tensor = from_inputs + project(output, parameters.control_recurrent_weight, None)
-    return logits
+    return tf.sigmoid(from_inputs + project(output, parameters.control_recurrent_weight, None))
 
 
 def clean_cell(cell: Cell) -> tuple[Cell, tf.Tensor]:

@@ -171,7 +171,8 @@ def sequence_classifier(
         num_heads, num_kv_heads, norm, activation, epsilon, positions, valid, mask, bias, rotary, dropout
     )
     encoding, head = prepare_sequence_classifier(inputs, parameters, options)
-    return tf.cast(project(pool(run_text_encoder(encoding), encoding.valid), *head), encoding.dtype)
+    pooled = pool(run_text_encoder(encoding), encoding.valid)[..., None, :]  # tf.matmul takes no lone vector
+    return tf.cast(project(pooled, *head)[..., 0, :], encoding.dtype)
 
 
 @without_autograph

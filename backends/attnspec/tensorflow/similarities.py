@@ -13,7 +13,7 @@ from attnspec.contract.operands import check_floating
 from attnspec.contract.options import Given, check_options
 from attnspec.contract.parameter_checks import check_leaf_dtypes, check_tree, name_leaves
 from attnspec.contract.shapes import dot_product_sizes
-from attnspec.contract.similarities import additive_sizes, as_scaled, bilinear_sizes, check_noise, check_top_k
+from attnspec.contract.similarities import additive_sizes, bilinear_sizes, check_noise, check_top_k, with_unit_scale
 from attnspec.contract.states import rebuild
 
 from .attention import (
@@ -142,7 +142,7 @@ def cosine_attention(
 
     Differences: as for `dot_product_attention`; unit vectors are not rounded to half precision in between.
     """
-    given = as_scaled(Given(mask, bias, scale, softcap, sinks, dropout))
+    given = with_unit_scale(Given(mask, bias, scale, softcap, sinks, dropout))
     attention, shape, dtype = prepare(query, key, value, given)
     output = compute_stages(by_unit_vectors(attention)).output
     return tf.cast(tf.reshape(output, shape), dtype)
@@ -174,7 +174,7 @@ def prepare_additive_attention(
     """Check the arguments of an additive attention; return it with hidden units as queries and keys, and the rest."""
     leaves = check_tree("parameters", parameters, AdditiveParameters)
     query, key, value, *arrays = as_tensors(query=query, key=key, value=value, **name_leaves(leaves))
-    given = as_scaled(with_tensors(given, query))
+    given = with_unit_scale(with_tensors(given, query))
     parameters = rebuild(parameters, dict(zip(leaves, arrays, strict=True)))
     described = {name: describe(array) for name, array in zip(leaves, arrays, strict=True)}
     operands = {"query": describe(query), "key": describe(key), "value": describe(value)}
@@ -197,7 +197,7 @@ def prepare_bilinear_attention(
 ) -> tuple[Attention, list[Any], tf.DType]:
     """Check the arguments of a bilinear attention; return it with projected queries, its output's shape and dtype."""
     query, key, value, weight = as_tensors(query=query, key=key, value=value, weight=weight)
-    given = as_scaled(with_tensors(given, query))
+    given = with_unit_scale(with_tensors(given, query))
     operands = {"query": describe(query), "key": describe(key), "value": describe(value), "weight": describe(weight)}
     dtype = check_floating(**operands)
     checks = new_checks(query)
@@ -229,7 +229,7 @@ def hard_weights(
     ranked = still if noise is None else still + tf.where(visible, tf.stop_gradient(noise), 0.0)
     is_undefined = tf.reduce_any(tf.math.is_nan(ranked), axis=-1, keepdims=True)
     chosen = visible & (is_undefined | is_among_largest(ranked, top_k))
-    weights, _ = softmax(tf.where(chosen, tf.where(is_undefined, math.nan, still), -math.inf), chosen, None)
+    weights, _ = softmax(tf.where(chosen, tf.where(~is_undefined, still, math.nan), -math.inf), chosen, None)
     # Straight through: the soft weights lend their derivative, and add exactly 0.
     soft_weights, _ = softmax(logits, visible, None)
     return weights + (soft_weights - tf.stop_gradient(soft_weights)), chosen
@@ -237,14 +237,11 @@ def hard_weights(
 
 def is_among_largest(numbers: tf.Tensor, count: int) -> tf.Tensor:
     """Say which are the `count` largest of a row: the first of equal ones, and never −∞."""
-    length = shape_of(numbers)[-1]
-    if isinstance(length, int) and count >= length:
-        return numbers != -math.inf
-    count = count if isinstance(length, int) else tf.minimum(min(count, tf.int32.max), length)
-    least = tf.reduce_min(tf.math.top_k(numbers, count).values, axis=-1, keepdims=True)
-    is_above, is_level = numbers > least, numbers == least
-    room = count - tf.math.count_nonzero(is_above, axis=-1, keepdims=True, dtype=tf.int32)
-    return (is_above | is_level & (tf.cumsum(tf.cast(is_level, tf.int32), axis=-1) <= room)) & (numbers != -math.inf)
+    # By places in a stable order: a compiler may compute a number twice, to different last bits, so that it does not
+    # equal itself. To XLA's sort -0.0 is less than 0.0.
+    order = tf.argsort(tf.where(numbers != 0.0, -numbers, 0.0), axis=-1, stable=True)
+    place = tf.argsort(order, axis=-1)
+    return (place < min(count, tf.int32.max)) & (numbers != -math.inf)
 
 
 def attend_additive(attention: Attention, score_weight: tf.Tensor) -> tf.Tensor:
@@ -278,7 +275,7 @@ def unit_vectors(array: tf.Tensor) -> tf.Tensor:
     # Squares of the components would overflow, or vanish, long before the vector does. Any factor does as well, so the
     # largest component is a constant to the derivative.
     largest = tf.reduce_max(tf.abs(tf.stop_gradient(clean)), axis=-1, keepdims=True)
-    scaled = clean / tf.where(largest == 0.0, 1.0, largest)
-    length = tf.sqrt(tf.where(largest == 0.0, 1.0, tf.reduce_sum(scaled * scaled, axis=-1, keepdims=True)))
-    units = tf.where(largest == 0.0, 0.0, scaled / length)
+    scaled = clean / tf.where(largest != 0.0, largest, 1.0)
+    length = tf.sqrt(tf.where(largest != 0.0, tf.reduce_sum(scaled * scaled, axis=-1, keepdims=True), 1.0))
+    units = tf.where(largest != 0.0, scaled / length, 0.0)
     return tf.where(is_finite_row(array)[..., None], units, math.nan)

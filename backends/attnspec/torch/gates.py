@@ -187,7 +187,7 @@ def stages_of(cell: Cell) -> CellStages:
     inputs, memory, output, parameters, valid, dropout = cell
 
     # Heads and pool: (*B, K, T, n).
-    pool = torch.sigmoid(gate_logits(inputs, parameters)) * split_heads(inputs, parameters.gate_weight.shape[0])
+    pool = gates_of(inputs, parameters) * split_heads(inputs, parameters.gate_weight.shape[0])
 
     # The distribution over positions, (*B, T, n), one for all heads; 0 where there is no valid position.
     rows = rows_of(inputs, mean_of(inputs, valid), output, parameters)
@@ -204,7 +204,7 @@ def stages_of(cell: Cell) -> CellStages:
     )
 
     # The control gate, (*B, T, K): how much of each position and head stays in memory.
-    control = torch.where(valid[..., None], torch.sigmoid(control_logits(inputs, output, parameters)), 0.0)
+    control = torch.where(valid[..., None], control_of(inputs, output, parameters), 0.0)
     new_memory = memory + merge_heads((control.mT[..., None] * parts).sum(dim=-2, keepdim=True))
     content = new_memory + reading
 
@@ -215,10 +215,9 @@ def stages_of(cell: Cell) -> CellStages:
     return CellStages(pool, distribution, control, reading, update, content, outputs, state)
 
 
-def gate_logits(inputs: Tensor, parameters: GatedAttentionCellParameters) -> Tensor:
-    """Compute x W_g^k + b_g^k: (*B, T, D) → (*B, K, T, n)."""
-    logits: Tensor = project(inputs[..., None, :, :], parameters.gate_weight, parameters.gate_bias[:, None, :])
-    return logits
+def gates_of(inputs: Tensor, parameters: GatedAttentionCellParameters) -> Tensor:
+    """Compute σ(x W_g^k + b_g^k): (*B, T, D) → (*B, K, T, n)."""
+    return torch.sigmoid(project(inputs[..., None, :, :], parameters.gate_weight, parameters.gate_bias[:, None, :]))
 
 
 def mean_of(inputs: Tensor, valid: Tensor) -> Tensor:
@@ -238,11 +237,10 @@ def rows_of(inputs: Tensor, mean: Tensor, output: Tensor, parameters: GatedAtten
     return rows
 
 
-def control_logits(inputs: Tensor, output: Tensor, parameters: GatedAttentionCellParameters) -> Tensor:
-    """Compute x_i W_s + y W_sy + b_s: (*B, T, K)."""
+def control_of(inputs: Tensor, output: Tensor, parameters: GatedAttentionCellParameters) -> Tensor:
+    """Compute σ(x_i W_s + y W_sy + b_s): (*B, T, K)."""
     from_inputs = project(inputs, parameters.control_weight, parameters.control_bias)
-    logits: Tensor = from_inputs + project(output, parameters.control_recurrent_weight, None)
-    return logits
+    return torch.sigmoid(from_inputs + project(output, parameters.control_recurrent_weight, None))
 
 
 def clean_cell(cell: Cell) -> tuple[Cell, Tensor]:

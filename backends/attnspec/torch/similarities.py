@@ -13,7 +13,7 @@ from attnspec.contract.operands import check_floating
 from attnspec.contract.options import Given, check_options
 from attnspec.contract.parameter_checks import check_leaf_dtypes, check_tree, name_leaves
 from attnspec.contract.shapes import dot_product_sizes
-from attnspec.contract.similarities import additive_sizes, as_scaled, bilinear_sizes, check_noise, check_top_k
+from attnspec.contract.similarities import additive_sizes, bilinear_sizes, check_noise, check_top_k, with_unit_scale
 from attnspec.contract.states import rebuild
 
 from .attention import (
@@ -129,7 +129,7 @@ def cosine_attention(
 
     Differences: as for `dot_product_attention`; unit vectors are not rounded to half precision in between.
     """
-    given = as_scaled(Given(mask, bias, scale, softcap, sinks, dropout))
+    given = with_unit_scale(Given(mask, bias, scale, softcap, sinks, dropout))
     attention, shape, dtype = prepare(query, key, value, given)
     output: Tensor = compute_stages(by_unit_vectors(attention)).output
     return output.reshape(shape).to(dtype)
@@ -160,7 +160,7 @@ def prepare_additive_attention(
     """Check the arguments of an additive attention; return it with hidden units as queries and keys, and the rest."""
     leaves = check_tree("parameters", parameters, AdditiveParameters)
     query, key, value, *arrays = as_tensors(query=query, key=key, value=value, **name_leaves(leaves))
-    given = as_scaled(with_tensors(given, query))
+    given = with_unit_scale(with_tensors(given, query))
     parameters = rebuild(parameters, dict(zip(leaves, arrays, strict=True)))
     described = {name: describe(array) for name, array in zip(leaves, arrays, strict=True)}
     operands = {"query": describe(query), "key": describe(key), "value": describe(value)}
@@ -181,7 +181,7 @@ def prepare_bilinear_attention(
 ) -> tuple[Attention, tuple[int, ...], torch.dtype]:
     """Check the arguments of a bilinear attention; return it with projected queries, its output's shape and dtype."""
     query, key, value, weight = as_tensors(query=query, key=key, value=value, weight=weight)
-    given = as_scaled(with_tensors(given, query))
+    given = with_unit_scale(with_tensors(given, query))
     operands = {"query": describe(query), "key": describe(key), "value": describe(value), "weight": describe(weight)}
     dtype = check_floating(**operands)
     checks = new_checks(query)
@@ -217,12 +217,11 @@ def hard_weights(logits: Tensor, visible: Tensor, noise: Tensor | None, top_k: i
 
 def is_among_largest(numbers: Tensor, count: int) -> Tensor:
     """Say which are the `count` largest of a row: the first of equal ones, and never −∞."""
-    if count >= numbers.shape[-1]:
-        return numbers != -torch.inf
-    least = torch.topk(numbers, count, dim=-1).values[..., -1:]
-    is_above, is_level = numbers > least, numbers == least
-    room = count - is_above.sum(dim=-1, keepdim=True)
-    return (is_above | is_level & (is_level.cumsum(dim=-1) <= room)) & (numbers != -torch.inf)
+    # By places in a stable order: a compiler may compute a number twice, to different last bits, so that it does not
+    # equal itself.
+    order = torch.argsort(-numbers, dim=-1, stable=True)
+    place = torch.argsort(order, dim=-1)
+    return (place < count) & (numbers != -torch.inf)
 
 
 def attend_additive(attention: Attention, score_weight: Tensor) -> Tensor:
@@ -257,7 +256,7 @@ def unit_vectors(tensor: Tensor) -> Tensor:
     # Squares of the components would overflow, or vanish, long before the vector does. Any factor does as well, so the
     # largest component is a constant to the derivative.
     largest = clean.detach().abs().amax(dim=-1, keepdim=True)
-    scaled = clean / torch.where(largest == 0.0, 1.0, largest)
-    length = torch.sqrt(torch.where(largest == 0.0, 1.0, (scaled * scaled).sum(dim=-1, keepdim=True)))
-    units = torch.where(largest == 0.0, 0.0, scaled / length)
+    scaled = clean / torch.where(largest != 0.0, largest, 1.0)
+    length = torch.sqrt(torch.where(largest != 0.0, (scaled * scaled).sum(dim=-1, keepdim=True), 1.0))
+    units = torch.where(largest != 0.0, scaled / length, 0.0)
     return torch.where(is_finite_row(tensor)[..., None], units, torch.nan)

@@ -210,7 +210,8 @@ def _maps_of(comparison: Comparison, names: Names) -> tuple[AttentionMaps, ...]:
 def _stages_of_elements(comparison: Comparison) -> list[tuple[StageMaps, StageMaps | None]]:
     """Return weights and output of each batch element in turn."""
     evaluation, stages = comparison.question.evaluation, comparison.stages
-    bounds: StageBounds = evaluation.stage_bounds  # beside stages there are bounds
+    bounds = evaluation.stage_bounds
+    assert bounds is not None  # noqa: S101 - an attention that has stages has their bounds
     *batch, heads, queries, _ = stages.weights.shape
     elements = math.prod(batch)
     merged = comparison.question.case.operation == "multi_head_attention"

@@ -167,7 +167,7 @@ def _results_needed(entry: Mapping[str, Any]) -> tuple[str, ...]:
     """Name the results of a payload: those of the operation, or a gradient of everything that has one."""
     operation = OPERATIONS[entry["operation"]]
     if entry.get("direction") != "backward":
-        return ("expected", *(f"expected_{name}" for name in operation.results if name != "output"))
+        return tuple("expected" if name == "output" else f"expected_{name}" for name in operation.results)
     return tuple(
         f"gradient_{name}" for name, found in entry["tensors"].items() if operation.has_gradient(name, found["dtype"])
     )

@@ -7,7 +7,7 @@ the reference's, and so are the bounds: the reference in Monte-Carlo arithmetic 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,7 @@ class Composed(Operation):
 
     def has_gradient(self, name: str, dtype: str) -> bool:
         """Say whether a tensor of a backward vector has a gradient: floating arguments, and bias and sinks."""
-        root = name.partition(".")[0]
+        root = "" if name.endswith("_cotangent") else name.partition(".")[0]
         return dtype in FLOATING and (root in self.arguments or name in ("bias", "sinks"))
 
     def dropout_of(self, rate: float, tensors: Tensors) -> Any:
@@ -90,8 +90,8 @@ def under(tensors: Tensors, root: str) -> dict[str, Any]:
     }
 
 
-def evaluate_composed(
-    operation: Composed, tensors: Tensors, options: Mapping[str, Any], profile: Profile
+def evaluate_by_monte_carlo(
+    operation: Operation, tensors: Tensors, options: Mapping[str, Any], profile: Profile
 ) -> Evaluation:
     """Return the reference's results and the bounds of Monte-Carlo arithmetic."""
 
@@ -102,14 +102,18 @@ def evaluate_composed(
     return _evaluated(*monte_carlo_bounds(function, tensors, profile))
 
 
-def evaluate_composed_backward(
-    operation: Composed, tensors: Tensors, options: Mapping[str, Any], cotangents: Tensors, profile: Profile
+def evaluate_backward_by_monte_carlo(
+    gradients: Callable[[Tensors, Mapping[str, Any], Tensors], Mapping[str, Array]],
+    tensors: Tensors,
+    options: Mapping[str, Any],
+    cotangents: Tensors,
+    profile: Profile,
 ) -> Evaluation:
-    """Return the reference's gradients and the bounds of Monte-Carlo arithmetic."""
+    """Return gradients, a function of (tensors, options, cotangents), and the bounds of Monte-Carlo arithmetic."""
 
     def function(given: Mapping[str, Array]) -> Mapping[str, Array]:
         weights = {name: given[f"cotangent of {name}"] for name in cotangents}
-        return operation.gradients(given, options, weights)
+        return gradients(given, options, weights)
 
     named = {f"cotangent of {name}": cotangent for name, cotangent in cotangents.items()}
     return _evaluated(*monte_carlo_bounds(function, {**tensors, **named}, profile))
@@ -126,7 +130,7 @@ def _composed(
     tensors = tuple(argument for argument in arguments if argument not in trees)
 
     def evaluate(tensors: Tensors, options: Mapping[str, Any], profile: Profile) -> Evaluation:
-        return evaluate_composed(operation, tensors, options, profile)
+        return evaluate_by_monte_carlo(operation, tensors, options, profile)
 
     operation = Composed(
         name,

@@ -10,7 +10,7 @@ import numpy as np
 from attnspec import reference
 from attnspec.contract import MultiHeadParameters
 
-from .composed_operations import Composed, evaluate_composed_backward
+from .composed_operations import Composed, evaluate_backward_by_monte_carlo
 from .operation import Evaluation, range_of
 from .operations import OPERATIONS
 from .position_bounds import rotary_bound
@@ -50,9 +50,12 @@ def evaluate_backward(
     operation: str, tensors: Tensors, options: Mapping[str, Any], cotangents: Tensors, profile: Profile
 ) -> Evaluation:
     """Return the exact gradients, their bounds under a profile, and their ranges."""
-    composed = OPERATIONS[operation]
-    if isinstance(composed, Composed):
-        gradients, bounds, ranges, *_ = evaluate_composed_backward(composed, tensors, options, cotangents, profile)
+    if isinstance(OPERATIONS[operation], Composed) or options.get("rotary") is not None:
+
+        def compute(*given: Any) -> Mapping[str, Array]:
+            return reference_gradients(operation, *given)
+
+        gradients, bounds, ranges, *_ = evaluate_backward_by_monte_carlo(compute, tensors, options, cotangents, profile)
     else:
         gradients = reference_gradients(operation, tensors, options, cotangents)
         bounds = dict(DERIVATIVES[operation].bounds(tensors, options, cotangents, profile))

@@ -18,7 +18,6 @@ from attnspec.contract.layer_parameters import AdditiveParameters
 from attnspec.contract.layer_results import CachedAttention, KeyValueCache
 from attnspec.contract.masks import as_mask
 from attnspec.contract.parameters import MultiHeadParameters
-from attnspec.contract.positional_masks import causal
 from attnspec.contract.shapes import Sizes
 
 from .layer_steps import Steps
@@ -172,13 +171,11 @@ def project_heads(
 ) -> list[Array]:
     """Project queries, keys and values, and split the heads."""
     kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    weights = parameters.query_weight, parameters.key_weight, parameters.value_weight
+    biases = parameters.query_bias, parameters.key_bias, parameters.value_bias
+    projected = steps.project((query, key, value), weights, biases, steps.linear)
     return [
-        steps.split_heads(steps.linear(array, weight, bias), heads)
-        for array, weight, bias, heads in (
-            (query, parameters.query_weight, parameters.query_bias, num_heads),
-            (key, parameters.key_weight, parameters.key_bias, kv_heads),
-            (value, parameters.value_weight, parameters.value_bias, kv_heads),
-        )
+        steps.split_heads(array, heads) for array, heads in zip(projected, (num_heads, kv_heads, kv_heads), strict=True)
     ]
 
 
@@ -200,15 +197,13 @@ def cached_multi_head_attention(
 ) -> CachedAttention:
     """Append new keys and values to a cache, and attend to all that it holds."""
     query, key, value = project_heads(steps, inputs, inputs, inputs, parameters, num_heads, num_kv_heads)
-    if rotary is not None:
-        places = int(cache.length) + np.arange(inputs.shape[-2])
-        query, key = steps.turn(query, places, rotary), steps.turn(key, places, rotary)
-    mask = causal(int(cache.length)) if mask is None else as_mask(mask) & causal(int(cache.length))
+    start, new = int(cache.length), inputs.shape[-2]
+    query, key = steps.turn_new(query, key, start, rotary, steps.turn)
+    own = steps.visible_to_new(start, new)
     cache = steps.append(cache, key, value)
-    heads = attend(steps, query, cache.key, cache.value, Options(mask, bias, scale, softcap, sinks, dropout))
-    return CachedAttention(
-        steps.linear(steps.merge_heads(heads), parameters.output_weight, parameters.output_bias), cache
-    )
+    options = Options(own if mask is None else as_mask(mask) & own, bias, scale, softcap, sinks, dropout)
+    heads = steps.merge_heads(attend(steps, query, cache.key, cache.value, options))
+    return CachedAttention(steps.linear(heads, parameters.output_weight, parameters.output_bias), cache)
 
 
 def hard_attention(

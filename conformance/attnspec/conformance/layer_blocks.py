@@ -52,11 +52,12 @@ def gated_attention(steps: Steps, inputs: Array, parameters: GatedAttentionParam
     """Distribute the weight of every head over hidden units."""
     units = steps.sigmoid(steps.linear(inputs, parameters.input_weight, parameters.input_bias))
     size = np.sqrt(parameters.score_weight.size).astype(units.dtype)
-    total: Any = 0
+    weights = []
     for weight, bias in zip(parameters.unit_weight, parameters.unit_bias, strict=True):
         hidden = np.tanh((units @ weight)[..., None, :] + bias)
-        total = total + steps.softmax(hidden @ parameters.score_weight / size)
-    return steps.sigmoid(total * (steps.softmax(units) + parameters.output_bias))
+        weights.append(steps.softmax(hidden @ parameters.score_weight / size))
+    mixture = steps.unit_mixture(np.stack(weights, axis=-3), steps.softmax(units), parameters.output_bias)
+    return steps.sigmoid(mixture)
 
 
 def gated_attention_cell(
@@ -71,6 +72,7 @@ def gated_attention_cell(
     """Read a sequence into a memory and an output."""
     valid = np.ones(inputs.shape[:-1], bool) if valid is None else valid
     inputs = np.where(valid[..., None], inputs, 0)
+    is_clean = np.isfinite(inputs).all(axis=(-2, -1)) & np.isfinite(np.concatenate(state, axis=-1)).all(axis=-1)
     memory, output = state.memory[..., None, :], state.output[..., None, :]
     pool = steps.cell_pool(inputs, parameters, steps.sigmoid)
     scores = steps.cell_scores(inputs, steps.cell_mean(inputs, valid), output, parameters)
@@ -82,7 +84,9 @@ def gated_attention_cell(
     memory = steps.cell_memory(memory, control, parts)
     output = steps.sigmoid(parameters.output_gate_bias + update * (memory + reading))
     outputs = steps.linear(output, parameters.output_weight, parameters.output_bias)
-    return CellResult(outputs[..., 0, :], CellState(memory[..., 0, :], output[..., 0, :]))
+    rows = (np.where(is_clean[..., None], row[..., 0, :], np.nan) for row in (outputs, memory, output))
+    outputs, memory, output = rows
+    return CellResult(outputs, CellState(memory, output))
 
 
 def layer_norm(steps: Steps, inputs: Array, parameters: LayerNormParameters, *, epsilon: float = 1e-5) -> Array:
@@ -116,7 +120,7 @@ def encoder_layer(
     """Attend, then feed forward, each beside a residual."""
     dropout = EncoderLayerDropout() if dropout is None else dropout
     around = Residual(norm, epsilon, steps.layer_norm, steps.drop)
-    heads = {"num_heads": num_heads, "num_kv_heads": num_kv_heads}
+    heads: dict[str, Any] = {"num_heads": num_heads, "num_kv_heads": num_kv_heads}
 
     def attention(x: Array) -> Array:
         options: dict[str, Any] = {"mask": mask, "bias": bias, "rotary": rotary, "dropout": dropout.weights}
@@ -181,7 +185,7 @@ def decoder_layer(
     """Attend to the target, then to the memory, then feed forward, each beside a residual."""
     dropout = DecoderLayerDropout() if dropout is None else dropout
     around = Residual(norm, epsilon, steps.layer_norm, steps.drop)
-    heads = {"num_heads": num_heads, "num_kv_heads": num_kv_heads}
+    heads: dict[str, Any] = {"num_heads": num_heads, "num_kv_heads": num_kv_heads}
 
     def attention(x: Array) -> Array:
         options: dict[str, Any] = {"mask": mask, "bias": bias, "rotary": rotary, "dropout": dropout.weights}

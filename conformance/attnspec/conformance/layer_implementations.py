@@ -59,9 +59,9 @@ BODIES: dict[str, Body] = {
 PLAIN = Steps()
 
 
-def build(steps: Steps = PLAIN) -> SimpleNamespace:
-    """Make a module of all operations from steps."""
-    return SimpleNamespace(**{name: public(name, steps) for name in BODIES})
+def build(steps: Steps = PLAIN, /, **bodies: Body) -> SimpleNamespace:
+    """Make a module of all operations from steps, and from bodies in the place of those of the same names."""
+    return SimpleNamespace(**{name: public(name, steps, bodies.get(name)) for name in BODIES})
 
 
 def public(name: str, steps: Steps, body: Body | None = None) -> Callable[..., Any]:

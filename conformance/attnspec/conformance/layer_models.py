@@ -17,11 +17,10 @@ from attnspec.contract.layer_parameters import (
     TransformerParameters,
 )
 from attnspec.contract.layer_results import TextEncoderDropout, TransformerDropout
-from attnspec.contract.masks import as_mask
 from attnspec.contract.positional_masks import causal
 
 from .layer_blocks import decoder, encoder
-from .layer_steps import Steps
+from .layer_steps import Steps, valid_keys
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -52,14 +51,6 @@ def with_positions(steps: Steps, inputs: Array, positions: str | None, table: Ar
     if positions is None:
         return inputs
     return add_sinusoidal_positions(steps, inputs) if table is None else add_learned_positions(steps, inputs, table)
-
-
-def valid_keys(mask: Any, valid: Array | None) -> Any:
-    """Hide the keys that are not valid, beside what a mask hides."""
-    if valid is None:
-        return mask
-    keys = as_mask(valid[..., None, None, :])
-    return keys if mask is None else as_mask(mask) & keys
 
 
 def text_encoder(
@@ -165,12 +156,12 @@ def transformer(
         "rotary": rotary,
     }
     x = embed_side(steps, source, parameters.source_embedding, positions, parameters.source_positions)
-    visible = valid_keys(None, source_valid)
+    own, across = steps.source_masks(source_valid)
     x = steps.drop(x, dropout.source)
-    memory = encoder(steps, x, parameters.encoder, mask=visible, dropout=dropout.encoder, **common)
+    memory = encoder(steps, x, parameters.encoder, mask=own, dropout=dropout.encoder, **common)
     x = embed_side(steps, target, parameters.target_embedding, positions, parameters.target_positions)
     x = steps.drop(x, dropout.target)
-    masks: dict[str, Any] = {"mask": target_mask, "memory_mask": visible}
+    masks: dict[str, Any] = {"mask": target_mask, "memory_mask": across}
     x = decoder(steps, x, memory, parameters.decoder, dropout=dropout.decoder, **masks, **common)
     return x if parameters.head is None else steps.linear(x, parameters.head.weight, parameters.head.bias)
 

@@ -21,6 +21,8 @@ from attnspec.contract.layer_parameters import (
     LinearParameters,
 )
 from attnspec.contract.layer_results import KeyValueCache
+from attnspec.contract.masks import Mask, as_mask
+from attnspec.contract.positional_masks import causal
 
 from . import implementations
 from .implementations import softmax
@@ -33,6 +35,16 @@ def linear(inputs: Array, weight: Array, bias: Array | None) -> Array:
     outputs = inputs @ weight
     outputs = outputs if bias is None else outputs + bias
     return np.where(np.isfinite(inputs).all(axis=-1, keepdims=True), outputs, np.nan)
+
+
+def project(
+    inputs: tuple[Array, ...],
+    weights: tuple[Array, ...],
+    biases: tuple[Array | None, ...],
+    linear: Callable[..., Array],
+) -> list[Array]:
+    """Project queries, keys and values, each by its own map."""
+    return [linear(*each) for each in zip(inputs, weights, biases, strict=True)]
 
 
 def split_heads(array: Array, heads: int) -> Array:
@@ -75,6 +87,20 @@ def turn_heads(query: Array, key: Array, rotary: Any, turn: Callable[..., Array]
     return turn(query, places, rotary), turn(key, np.arange(keys), rotary)
 
 
+def turn_new(query: Array, key: Array, start: int, rotary: Any, turn: Callable[..., Array]) -> tuple[Array, Array]:
+    """Turn new positions of a cache, which stand at start, start + 1, …"""
+    if rotary is None:
+        return query, key
+    places = start + np.arange(query.shape[-2])
+    return turn(query, places, rotary), turn(key, places, rotary)
+
+
+def visible_to_new(start: int, new: int) -> Mask:
+    """Show each new position of a cache what it holds, and the new ones up to itself."""
+    del new
+    return causal(start)
+
+
 def choose(ranked: Array, visible: Array, top_k: int) -> Array:
     """Say which are the top_k largest visible numbers of each row, the first of equal ones."""
     ranked = np.where(visible, np.where(np.isnan(ranked), np.inf, ranked), -np.inf)
@@ -108,6 +134,11 @@ def unit_vectors(array: Array) -> Array:
 def sigmoid(array: Array) -> Array:
     """Compute 1 / (1 + exp(−z)); exp may overflow, and 1/∞ is the 0 that is meant."""
     return 1 / (1 + np.exp(-array))
+
+
+def unit_mixture(weights: Array, units: Array, bias: Array) -> Array:
+    """Compute Σ_k α^k ⊙ (units + b)."""
+    return weights.sum(axis=-3) * (units + bias)
 
 
 def cell_pool(inputs: Array, parameters: GatedAttentionCellParameters, gate: Callable[[Array], Array]) -> Array:
@@ -245,6 +276,19 @@ def pool(inputs: Array, valid: Array) -> Array:
     return total / np.maximum(valid.sum(axis=-1), 1)[..., None].astype(inputs.dtype)
 
 
+def valid_keys(mask: Any, valid: Array | None) -> Any:
+    """Hide the keys that are not valid, beside what a mask hides."""
+    if valid is None:
+        return mask
+    keys = as_mask(valid[..., None, None, :])
+    return keys if mask is None else as_mask(mask) & keys
+
+
+def source_masks(valid: Array | None) -> tuple[Any, Any]:
+    """Hide the padding of a source: from the encoder, and from the decoder that reads what it says."""
+    return valid_keys(None, valid), valid_keys(None, valid)
+
+
 def append(cache: KeyValueCache, key: Array, value: Array) -> KeyValueCache:
     """Write new keys and values behind those that a cache holds."""
     filled, end = int(cache.length), int(cache.length) + key.shape[-2]
@@ -259,11 +303,14 @@ class Steps(NamedTuple):
     accumulation: Callable[[Any], Any] = implementations.widened
     """The dtype to compute in, from the inputs'."""
     linear: Callable[..., Array] = linear
+    project: Callable[..., list[Array]] = project
     split_heads: Callable[..., Array] = split_heads
     merge_heads: Callable[..., Array] = merge_heads
     repeat_heads: Callable[..., Array] = implementations.repeat_heads
     turn: Callable[..., Array] = turn
     turn_heads: Callable[..., tuple[Array, Array]] = turn_heads
+    turn_new: Callable[..., tuple[Array, Array]] = turn_new
+    visible_to_new: Callable[[int, int], Mask] = visible_to_new
     scaled_scores: Callable[..., Array] = implementations.scaled_scores
     masked_logits: Callable[..., Array] = implementations.masked_logits
     softmax: Callable[..., Array] = softmax
@@ -274,6 +321,7 @@ class Steps(NamedTuple):
     additive_scores: Callable[..., Array] = additive_scores
     unit_vectors: Callable[..., Array] = unit_vectors
     sigmoid: Callable[..., Array] = sigmoid
+    unit_mixture: Callable[..., Array] = unit_mixture
     cell_pool: Callable[..., Array] = cell_pool
     cell_mean: Callable[..., Array] = cell_mean
     cell_scores: Callable[..., Array] = cell_scores
@@ -287,4 +335,5 @@ class Steps(NamedTuple):
     sinusoids: Callable[..., Array] = sinusoids
     table_rows: Callable[..., Array] = table_rows
     pool: Callable[..., Array] = pool
+    source_masks: Callable[..., tuple[Any, Any]] = source_masks
     append: Callable[..., KeyValueCache] = append

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,20 +17,14 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from .attention_maps import VERDICTS, MapReport, check_drawable, printable
-from .map_panels import Axis, DrawnLayer, Facts, Panel, largest_finite, select
+from .map_colours import DARK, NEGATIVE, NOT_FINITE, POSITIVE, css_colour, difference_image, gradient, weights_image
+from .map_panels import Axis, DrawnLayer, Facts, Panel, largest_finite, select, show_error
 from .results import Status
 from .tables import show_ratio
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 TEMPLATES = Path(__file__).parent / "templates"
-COLOURS = "viridis"
-"""From 0 to the largest weight of a layer; readable in any kind of colour vision, and in grey."""
-DARK = 0.6
-"""Below this share of the largest weight, the colours are dark."""
-POSITIVE, NEGATIVE = (207, 34, 46), (31, 94, 219)
-"""More, and less, than the reference; the smaller the difference, the fainter."""
-NOT_FINITE = (219, 39, 190)
 
 _SIDE = 176
 """How many units a map is wide and high, unless its cells would be too small or too large."""
@@ -134,7 +127,7 @@ class Shared:
     def __init__(self, targets: Sequence[str]) -> None:
         self.axes: dict[tuple[Axis, Axis], Axes] = {}
         self.masks: dict[tuple[str, bytes], tuple[str, str, str]] = {}
-        self.targets = [printable(name) for name in targets]
+        self.targets = tuple(targets)
         self.numbers: dict[str, Any] = {}
 
     def axes_of(self, panel: Panel) -> Axes:
@@ -164,7 +157,8 @@ class Shared:
             one.id: {**one.geometry._asdict(), "row_names": rows.names, "column_names": columns.names}
             for (rows, columns), one in self.axes.items()
         }
-        return {"targets": self.targets, "axes": axes, "heads": self.numbers}
+        targets = [printable(name) for name in self.targets]
+        return {"targets": targets, "axes": axes, "heads": self.numbers}
 
 
 def render_page(report: MapReport) -> str:
@@ -174,8 +168,7 @@ def render_page(report: MapReport) -> str:
         ModuleNotFoundError: jinja2 or matplotlib is missing.
     """
     check_drawable(Path("page.html"))
-    import jinja2  # here, like the others, because only drawing needs it
-    import matplotlib as mpl
+    import jinja2  # here, because only drawing needs it
     from markupsafe import Markup
 
     environment = jinja2.Environment(
@@ -197,17 +190,16 @@ def render_page(report: MapReport) -> str:
         for i, sequence in enumerate(drawn)
     ]
     script, style = ((TEMPLATES / name).read_text(encoding="utf8") for name in ("maps.js", "maps.css"))
-    colours = mpl.colormaps[COLOURS](np.linspace(0.0, 1.0, 9), bytes=True)
     return environment.get_template("maps.html.jinja").render(
         report=report,
         rows=[_row(row) for row in report.rows],
         sequences=sequences,
         notes=notes,
         shared=shared,
-        gradient=", ".join(_hex(colour) for colour in colours),
-        positive=_hex(POSITIVE),
-        negative=_hex(NEGATIVE),
-        not_finite=_hex(NOT_FINITE),
+        gradient=", ".join(gradient()),
+        positive=css_colour(POSITIVE),
+        negative=css_colour(NEGATIVE),
+        not_finite=css_colour(NOT_FINITE),
         style=Markup(style),  # ours, not a caller's
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -235,7 +227,9 @@ def _layer(name: str, layer: DrawnLayer, shared: Shared) -> Layer:
     worst: dict[str, float] = {}
     for panel in (panel for panel in (layer.weights, layer.output) if panel is not None):
         for target in panel.facts:
-            worst[target] = max(worst.get(target, 0.0), panel.worst(target).ratio or 0.0)
+            ratio = panel.worst(target).ratio
+            if ratio is not None:
+                worst[target] = max(worst.get(target, 0.0), ratio)
     ratios = tuple((target, show_ratio(ratio), not ratio <= 1.0) for target, ratio in worst.items())
     return Layer(name, layer.name, ratios, tuple(stages))
 
@@ -247,12 +241,12 @@ def _stage(name: str, title: str, panel: Panel, shared: Shared) -> Stage:
         identifier, visible = f"{name}h{head}", panel.visible[head]
         maps = []
         if title == "weights":
-            image = _weights_image(expected, visible, largest)
+            image = weights_image(expected, visible, largest)
             numbers = _numbers(expected, visible, axes.geometry, largest)
             maps.append(Map("reference", image, numbers, "", False, False))
         for target, differences in panel.differences.items():
             facts, scale = panel.facts[target][head], largest_finite(differences[head])
-            image = _difference_image(differences[head], scale)
+            image = difference_image(differences[head], scale)
             numbers = _signed_numbers(differences[head], axes.geometry, scale)
             caption = _caption(facts, scale)
             maps.append(Map(f"{target} − reference", image, numbers, caption, facts.outside > 0, True))
@@ -275,23 +269,18 @@ def _stage(name: str, title: str, panel: Panel, shared: Shared) -> Stage:
                 for value, seen in zip(expected.ravel().tolist(), visible.ravel().tolist(), strict=True)
             ],
             "differences": [
-                [shared.targets.index(printable(target)), [_number(value, 3) for value in array[head].ravel().tolist()]]
+                [shared.targets.index(target), [_number(value, 3) for value in array[head].ravel().tolist()]]
                 for target, array in panel.differences.items()
             ],
         }
     return Stage(title, tuple(heads), f"{largest:.3g}")
 
 
-def show_error(number: float) -> str:
-    """Write an absolute error."""
-    return f"{number:.3g}"
-
-
 def _caption(facts: Facts, scale: float) -> str:
     """Say what the strongest colour of a map of differences stands for, and how far off the map is."""
-    parts = [f"± {show_error(scale)}" if scale else "no difference"]
-    if not math.isfinite(facts.largest):
-        parts = ["NaN or Inf", *parts]
+    parts = [] if math.isfinite(facts.largest) else ["NaN or Inf"]
+    if scale or not parts:
+        parts.append(f"± {show_error(scale)}" if scale else "no difference")
     if facts.ratio is not None:
         parts.append(f"error / bound {show_ratio(facts.ratio)}")
     if facts.outside:
@@ -371,39 +360,3 @@ def _outline(cells: Array, geometry: Geometry) -> str:
             x, y, across = left + start * width, top + i * height, (stop - start) * width
             parts.append(f"M{x:g} {y:g}h{across:g}v{height:g}h{-across:g}z")
     return "".join(parts)
-
-
-def _weights_image(weights: Array, visible: Array, largest: float) -> str:
-    """Colour weights from 0 to the largest; what is masked stays transparent."""
-    import matplotlib as mpl
-
-    finite = np.isfinite(weights)
-    levels = np.where(finite, weights, 0.0) / (largest or 1.0)
-    colours = mpl.colormaps[COLOURS](levels, bytes=True)
-    colours[~finite] = (*NOT_FINITE, 255)
-    colours[~visible] = 0
-    return _image(colours)
-
-
-def _difference_image(differences: Array, largest: float) -> str:
-    """Colour differences by their sign; the opacity is their size."""
-    finite = np.isfinite(differences)
-    levels = np.where(finite, differences, 0.0) / (largest or 1.0)
-    colours = np.empty((*levels.shape, 4), np.uint8)
-    colours[..., :3] = np.where(levels[..., None] > 0, POSITIVE, NEGATIVE)
-    colours[..., 3] = np.round(255 * np.abs(levels))
-    colours[~finite] = (*NOT_FINITE, 255)
-    return _image(colours)
-
-
-def _image(colours: Array) -> str:
-    """Return a PNG image, one pixel for each cell, as the address of itself."""
-    from matplotlib.image import imsave
-
-    buffer = io.BytesIO()
-    imsave(buffer, colours, format="png")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _hex(colour: Any) -> str:
-    return "#" + "".join(f"{int(part):02x}" for part in colour[:3])

@@ -155,6 +155,11 @@ def largest_finite(numbers: Array) -> float:
     return float(np.max(sizes, where=np.isfinite(sizes), initial=0.0))
 
 
+def show_error(number: float) -> str:
+    """Write an absolute error with the digits that matter."""
+    return f"{number:.3g}"
+
+
 def axis_of(length: int, names: Sequence[str] | None = None) -> Axis:
     """Name the cells of an axis: its tokens, else numbers from 0; the first and the last of several in one cell."""
     own = [str(i) for i in range(length)] if names is None else [printable(name) for name in names]
@@ -207,7 +212,7 @@ def _reduce(array: Array, rows: int, columns: int) -> Array:
 def _size(stage: StageMaps) -> int:
     """Count the numbers that drawing a stage takes."""
     heads, rows, columns = stage.expected.shape
-    cells = min(heads, MOST_HEADS) * min(rows, LARGEST_SIDE) * min(columns, LARGEST_SIDE)
+    cells: int = min(heads, MOST_HEADS) * min(rows, LARGEST_SIDE) * min(columns, LARGEST_SIDE)
     return cells * (1 + len(stage.targets))
 
 

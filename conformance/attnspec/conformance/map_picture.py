@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from .attention_maps import VERDICTS, MapReport, check_drawable, printable
-from .map_page import COLOURS, DARK, NEGATIVE, NOT_FINITE, POSITIVE, show_error
-from .map_panels import DrawnLayer, DrawnSequence, Facts, Panel, largest_finite, select
+from .map_colours import COLOURS, DARK, NEGATIVE, NOT_FINITE, POSITIVE
+from .map_panels import DrawnLayer, DrawnSequence, Facts, Panel, largest_finite, select, show_error
 from .results import Status
 from .tables import show_ratio
 

@@ -1,32 +1,32 @@
 """NumPy arrays that round at random: Monte-Carlo arithmetic for whatever is written in NumPy.
 
-`Noisy` is an `ndarray` whose every operation errs by a random amount of the size that a profile allows:
+`Noisy` is an `ndarray` whose every operation errs by a random amount of the size that a profile allows. With ξ uniform
+in [−1, 1], drawn anew for each element:
 
-elementwise      r → r (1 + u ξ), ξ uniform in [−1, 1], drawn anew for each element; u is that of the dtype in which the
-                 result is stored. Functions such as exp, tanh or log err by 2 c_e u_a |r| besides, sine and cosine by
-                 what their angle has lost before it comes to them.
+rounding         r → r (1 + u ξ) before a result r is used, in every use with another ξ: an implementation may compute
+                 the same number twice, and differently. u is u_o, that of the dtype in which numbers are stored, or
+                 4 c_e u_a for functions such as exp, tanh or log (half of it for an argument that came to them rounded,
+                 u_a |x|), or u_m for a matrix product, if that is more.
 sums, products   of n terms: √n u_a Σ|terms| ξ besides (√(n − 1) for a plain sum); the factors of a matrix product are
                  rounded before by u_m.
+sine and cosine  the angle, p θ computed in the accumulation dtype, errs by (4 + |ln θ|) u_a of itself.
 exact            comparisons, maxima, negation, |x|, and whatever only moves numbers. 0 stays 0, and what is not finite
                  stays as it is.
 
-Nothing that computes is silently exact: what is not known here raises TypeError.
-
-Half precisions need not store every intermediate result: inside the functions that `Noise` is given as kernels results
-are held in the accumulation dtype, and rounded to half when they enter a matrix product or leave the kernel.
+Nothing that computes is silently exact: what is not known here raises TypeError. Functions that NumPy does not have can
+be made by `numpy.frompyfunc`, and err like exp.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from .near_decisions import Decisions
-from .profiles import Profile
+from .profiles import FP64, Profile
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -34,226 +34,234 @@ POOL = 2**14
 """Random numbers are drawn this many at once: for small arrays a call costs more than the numbers."""
 
 ANGLE_ROUNDINGS = 14.0
-"""The relative error of an angle p θ in units of u_a: 4 + |ln θ|, for every base up to 20000."""
+"""4 + |ln θ|, for every base up to 20000."""
 
-_ROUNDED = {"add", "subtract", "multiply", "divide", "sqrt", "square", "reciprocal"}
-_OPPOSITE = {
-    **{name: np.logical_not for name in ("greater", "greater_equal", "less", "less_equal")},
-    "maximum": np.minimum,
-    "minimum": np.maximum,
-}
+_DECISIONS = {"greater", "greater_equal", "less", "less_equal", "maximum", "minimum"}
 _EXACT = {
     *("negative", "positive", "absolute", "fabs", "conjugate", "copysign", "sign", "signbit", "fmax", "fmin", "clip"),
     *("isfinite", "isnan", "isinf", "equal", "not_equal", "logical_and", "logical_or", "logical_not", "logical_xor"),
-    *_OPPOSITE,
+    *_DECISIONS,
 }
-_MOVES = {
+_ROUNDED = {"add", "subtract", "multiply", "divide", "sqrt", "square", "reciprocal", "matmul"}
+"""What no IEEE 754 arithmetic errs in by more than its rounding."""
+
+_LIKE = {"zeros_like", "ones_like", "empty_like", "full_like"}
+_MOVES = _LIKE | {
     *("where", "concatenate", "stack", "vstack", "hstack", "split", "array_split", "broadcast_to", "broadcast_arrays"),
     *("repeat", "tile", "reshape", "ravel", "transpose", "matrix_transpose", "swapaxes", "moveaxis", "expand_dims"),
-    *("squeeze", "flip", "roll", "pad", "take", "take_along_axis", "put_along_axis", "copy", "copyto", "diagonal"),
-    *("tril", "triu", "zeros_like", "ones_like", "empty_like", "full_like", "sort", "argsort", "partition", "argmax"),
-    *("argmin", "argpartition", "nonzero", "flatnonzero", "count_nonzero", "shape", "ndim", "size", "array_equal"),
-    *("nan_to_num", "atleast_1d", "atleast_2d", "delete", "append", "isneginf", "isposinf"),
+    *(
+        "squeeze",
+        "flip",
+        "roll",
+        "pad",
+        "take",
+        "take_along_axis",
+        "copy",
+        "copyto",
+        "diagonal",
+        "tril",
+        "triu",
+        "sort",
+    ),
+    *("argsort", "partition", "argpartition", "argmax", "argmin", "nonzero", "flatnonzero", "count_nonzero", "shape"),
+    *("ndim", "size", "array_equal", "nan_to_num", "atleast_1d", "atleast_2d", "delete", "append", "isneginf"),
 }
 """NumPy functions without rounding."""
 
-_BY_UFUNCS = {"sum", "mean", "prod", "max", "min", "amax", "amin", "any", "all", "var", "std", "isclose", "allclose"}
+_BY_UFUNCS = {"sum", "mean", "max", "min", "amax", "amin", "any", "all", "clip", "var", "std", "isclose", "allclose"}
 """NumPy functions that leave to ufuncs whatever they compute."""
 
 
 class Noise:
-    """Where the errors come from: a profile's unit roundoffs and a stream of random numbers.
+    """Where errors come from: a profile's unit roundoffs, random numbers, and what is known of decisions."""
 
-    Args:
-        profile: whose roundings are imitated.
-        kernels: functions that hold their results in the accumulation dtype.
-        decisions: what earlier runs know of decisions.
-        rng: the source of randomness.
-    """
-
-    def __init__(
-        self,
-        profile: Profile,
-        kernels: Iterable[Callable[..., Any]],
-        decisions: Decisions,
-        rng: np.random.Generator,
-    ) -> None:
-        self.accumulation, self.output, self.factors = profile.accumulation, profile.output, profile.products
-        self.elementary = 2 * profile.exponential * profile.accumulation
+    def __init__(self, profile: Profile, decisions: Decisions, rng: np.random.Generator) -> None:
+        self.accumulation, self.output, self.products = profile.accumulation, profile.output, profile.products
+        self.elementary = 4 * profile.exponential * profile.accumulation
+        self.subnormal = 2.0**-25 if profile.dtype == "float16" else 0.0
         self.decisions = decisions
-        self._subnormal = 2.0**-25 if profile.dtype == "float16" else 0.0
-        self._kernels = frozenset(kernel.__code__ for kernel in kernels)
-        self._rng, self._drawn = rng, np.zeros(0)
+        self._rng, self._drawn = rng, dict[tuple[float, float], Array]()
 
-    def noisy(self, array: Any, *, pending: float = 0.0) -> Noisy:
+    def noisy(self, array: Array, pending: float = 0.0) -> Noisy:
         """Return a view of an array whose operations will err."""
-        view = np.asarray(array).view(Noisy)
+        view: Noisy = array.view(Noisy)
         view.noise, view.pending = self, pending
         return view
 
-    def finished(self, array: Array) -> Array:
-        """Return a result as a plain array, with the errors of its last operation but that of storing it."""
-        plain = np.asarray(array, np.float64)
-        return self.rounded(plain, array.pending) if isinstance(array, Noisy) else plain
-
-    def is_inside_kernel(self) -> bool:
-        """Say whether a kernel is among the functions that called."""
-        frame = sys._getframe(1) if self._kernels else None
-        while frame is not None and frame.f_code not in self._kernels:
-            frame = frame.f_back
-        return frame is not None
-
-    def errors(self, shape: tuple[int, ...]) -> Array:
-        """Return independent numbers, uniform in [−1, 1]."""
-        count = math.prod(shape)
-        if count > self._drawn.size:
-            self._drawn = self._rng.uniform(-1.0, 1.0, max(count, POOL))
-        drawn, self._drawn = self._drawn[:count], self._drawn[count:]
-        return drawn.reshape(shape)
+    def errors(self, shape: tuple[int, ...], size: float) -> Array:
+        """Return independent errors, uniform in [−size, size]."""
+        return self._draw(shape, 0.0, size)
 
     def rounded(self, array: Array, roundoff: float) -> Array:
         """Round once."""
-        return _plus(array, array * (roundoff * self.errors(array.shape)))
+        # float64 itself has no 1 + u ξ; half as much again becomes 1 − u, 1 or 1 + 2u, without a bias.
+        return array * self._draw(array.shape, 1.0, 1.5 * roundoff if roundoff == FP64 else roundoff)
 
-    def stored(self, array: Array) -> Array:
-        """Round to the dtype of the inputs; at float16 by an absolute error too, where numbers are subnormal."""
-        array = self.rounded(array, self.output)
-        if self._subnormal:
-            array = np.where(array != 0.0, array + self._subnormal * self.errors(array.shape), array)
-        return array
+    def stored(self, array: Array, pending: float) -> Array:
+        """Round a result that is about to be used, at float16 with the absolute error of subnormal numbers."""
+        array = self.rounded(array, max(pending, self.output))
+        return array + self.errors(array.shape, self.subnormal) * (array != 0.0) if self.subnormal else array
+
+    def _draw(self, shape: tuple[int, ...], centre: float, size: float) -> Array:
+        count = math.prod(shape)
+        drawn = self._drawn.get((centre, size))
+        if drawn is None or drawn.size < count:
+            drawn = centre + self._rng.uniform(-size, size, max(count, POOL))
+        self._drawn[centre, size] = drawn[count:]
+        return drawn[:count].reshape(shape)
 
 
 class Noisy(np.ndarray[Any, Any]):
-    """An array whose operations err; made by `Noise.noisy`."""
+    """An array whose operations err; `Noise.noisy` makes them."""
 
     noise: Noise
-    pending: float
-    """Whether it is held in the accumulation dtype, and has still to be rounded to that of the inputs."""
+    pending: float = 0.0
+    """The unit roundoff by which it will be rounded when it is used; 0 for what is given exactly."""
 
     def __array_finalize__(self, source: Any) -> None:
-        self.noise = getattr(source, "noise", None)  # type: ignore[assignment]  # only while NumPy makes a view
-        self.pending = getattr(source, "pending", 0.0)
+        if isinstance(source, Noisy):
+            self.noise, self.pending = source.noise, source.pending
 
     def __setitem__(self, index: Any, values: Any) -> None:
-        self.pending = max(self.pending, _pending([values]))
+        self.pending = max(self.pending, _pending((values,)))
         super().__setitem__(index, values)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         noise, name = self.noise, ufunc.__name__
-        inside = noise.is_inside_kernel()
-        operands = [_operand(noise, each, name, inside) for each in inputs]
+        operands = [_operand(noise, each, name) for each in inputs]
         if method == "at":
-            return _scatter(noise, ufunc, *operands)
+            return _add_at(noise, ufunc, *operands)
+        is_known = ufunc.nout == 1 and (ufunc.signature is None or name == "matmul")
+        if not is_known or method not in ("__call__", "outer", "reduce", "reduceat"):
+            raise TypeError(f"nothing is known of the rounding errors of `numpy.{name}` ({method})")
         (out,) = kwargs.pop("out", (None,))
-        if out is not None:
-            kwargs["out"] = np.array(out)
-        exact = getattr(ufunc, method)(*operands, **kwargs)
-        kwargs.pop("out", None)
-        exact = np.asarray(exact, np.float64 if exact.dtype == object else None)
+        given = kwargs if out is None else kwargs | {"out": np.array(out)}
+        result = getattr(ufunc, method)(*operands, **given)
+        result = np.asarray(result, np.float64 if result.dtype == object else None)
         if name in _EXACT:
-            result, pending = exact, _pending(inputs)
-            if name in _OPPOSITE and method == "__call__":
-                opposite = _OPPOSITE[name](exact) if exact.dtype == bool else _OPPOSITE[name](*operands)
-                result = noise.decisions.decide(*operands, exact, opposite)
+            if name in _DECISIONS and method == "__call__":
+                result = _decided(noise, ufunc, operands, result)
+            pending = _pending(inputs)
         else:
-            result, pending = _erring(noise, exact, name, method, operands, kwargs)
-        if result.dtype.kind != "f":
-            return result
+            pending = noise.accumulation if name in _ROUNDED else noise.elementary
+            pending = max(pending, noise.products) if name == "matmul" else pending
+            result = _summed(noise, result, name, method, operands, kwargs)
+        if result.dtype.kind == "f":
+            result = noise.noisy(result, pending)
         if out is None:
-            return noise.noisy(result, pending=pending)
-        out[...] = noise.noisy(result, pending=pending)
+            return result
+        out[...] = result
         return out
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         name = function.__name__
         if name == "tensordot":
             return _tensordot(*args, **kwargs)
-        if name not in _MOVES | _BY_UFUNCS:
+        if name not in _MOVES and name not in _BY_UFUNCS:
             raise TypeError(f"nothing is known of the rounding errors of `numpy.{name}`")
         result = super().__array_function__(function, types, args, kwargs)
-        if name not in _MOVES or type(result) is not np.ndarray or result.dtype.kind != "f":
+        if name not in _MOVES:
             return result
-        return self.noise.noisy(result, pending=_pending(args))
+        return _moved(self.noise, result, 0.0 if name in _LIKE else _pending((args, *kwargs.values())))
 
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise TypeError("an array's own dot, cumsum, cumprod and trace compute where no rounding error can be added")
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        del args, kwargs
+        raise TypeError("an array's own dot, cumsum, cumprod, trace and round compute where no error can be added")
 
-    dot = cumsum = cumprod = trace = _refuse
-
-
-def _operand(noise: Noise, operand: Any, name: str, inside: bool) -> Any:
-    """Give a ufunc a plain array: rounded, if a kernel held it wide and it is not exact what happens to it here."""
-    if not isinstance(operand, Noisy):
-        return operand
-    array = operand.view(np.ndarray)
-    if operand.pending and name not in _EXACT:
-        array = noise.rounded(array, operand.pending)
-        if noise.output > noise.accumulation and (name == "matmul" or not inside):
-            array = noise.stored(array)
-    if name == "matmul" and noise.factors:
-        array = noise.rounded(array, noise.factors)
-    if name in ("sin", "cos"):
-        array = noise.rounded(array, ANGLE_ROUNDINGS * noise.accumulation)
-    return array
+    dot = cumsum = cumprod = trace = round = _refuse
 
 
-def _erring(
-    noise: Noise, exact: Array, name: str, method: str, operands: list[Any], kwargs: dict[str, Any]
-) -> tuple[Array, float]:
-    """Add to a result the errors that it has before it is rounded."""
-    pending = noise.accumulation
-    if name == "matmul":
-        left, right = operands
-        size = math.sqrt(left.shape[-1]) * (np.abs(left) @ np.abs(right))
-        pending = max(pending, noise.factors)
-    elif name == "add" and method == "reduce":
-        (terms,) = operands
-        where = {key: value for key, value in kwargs.items() if key in ("axis", "keepdims", "where")}
-        count = terms.size // max(exact.size, 1)
-        size = math.sqrt(max(count - 1, 0)) * np.add.reduce(np.abs(terms), **where)
-    elif method not in ("__call__", "outer"):
-        raise TypeError(f"nothing is known of the rounding errors of `numpy.{name}.{method}`")
-    elif name in _ROUNDED:
-        return exact, pending
-    else:
-        return exact, noise.elementary
-    return _plus(exact, noise.accumulation * size * noise.errors(exact.shape)), pending
+def plain(noise: Noise, result: Any) -> Array:
+    """Return a result in float64, with the error that is pending but for that of storing it."""
+    array = np.asarray(result, np.float64)
+    return noise.rounded(array, result.pending) if isinstance(result, Noisy) else array
 
 
-def _plus(array: Array, error: Array) -> Array:
+def plus(array: Array, error: Array) -> Array:
     """Add an error to what is finite."""
     return np.where(np.isfinite(array), array + error, array)
 
 
-def _scatter(noise: Noise, ufunc: np.ufunc, total: Array, index: Any, terms: Any) -> None:
-    """Add terms to places of an array, in place: as a sum of all that come to one place."""
+def _operand(noise: Noise, operand: Any, name: str) -> Any:
+    """Give a ufunc a plain array, rounded where it is the result of another one."""
+    if not isinstance(operand, Noisy):
+        return operand
+    array = operand.view(np.ndarray)
+    if name in ("sin", "cos"):
+        return noise.rounded(array, ANGLE_ROUNDINGS * noise.accumulation)
+    if operand.pending and name not in _EXACT:
+        array = noise.stored(array, operand.pending)
+    return noise.rounded(array, noise.products) if name == "matmul" and noise.products else array
+
+
+def _moved(noise: Noise, result: Any, pending: float) -> Any:
+    """Make the floating arrays that a NumPy function returned noisy."""
+    if isinstance(result, list | tuple):
+        return type(result)(_moved(noise, each, pending) for each in result)
+    is_floating = isinstance(result, np.ndarray) and result.dtype.kind == "f"
+    return noise.noisy(result, pending) if is_floating else result
+
+
+def _decided(noise: Noise, ufunc: np.ufunc, operands: list[Any], result: Array) -> Array:
+    """Decide otherwise than usual where this is the run to do so."""
+    left, right = operands
+    turn = noise.decisions.turn(left, right)
+    if turn is None:
+        return result
+    if ufunc in (np.maximum, np.minimum):
+        is_left = (turn.margin < 0.0) == (ufunc is np.maximum)
+        return np.where(turn.is_now, np.where(is_left, left, right), result)
+    return np.where(turn.is_now, ~ufunc(turn.margin, 0.0), result)
+
+
+def _summed(noise: Noise, result: Array, name: str, method: str, operands: list[Any], kwargs: dict[str, Any]) -> Array:
+    """Add to a result what its sums err by, if there are sums in it."""
+    if name == "matmul":
+        left, right = operands
+        size = math.sqrt(left.shape[-1]) * (np.abs(left) @ np.abs(right))
+    elif method in ("__call__", "outer"):
+        return result
+    elif name != "add":
+        raise TypeError(f"nothing is known of the rounding errors of `numpy.{name}.{method}`")
+    elif method == "reduce":
+        (terms,) = operands
+        kwargs = {key: value for key, value in kwargs.items() if key in ("axis", "keepdims", "where")}
+        additions = max(terms.size // max(result.size, 1) - 1, 0)
+        size = math.sqrt(additions) * np.add.reduce(np.abs(terms), **kwargs)
+    else:
+        terms, starts = operands
+        additions = np.add.reduceat(np.ones_like(terms), starts, **kwargs) - 1.0
+        size = np.sqrt(additions) * np.add.reduceat(np.abs(terms), starts, **kwargs)
+    return plus(result, size * noise.errors(result.shape, noise.accumulation))
+
+
+def _add_at(noise: Noise, ufunc: np.ufunc, total: Array, index: Any, terms: Any) -> None:
+    """Add terms to places of an array, in place; what comes to one place is one sum."""
     if ufunc is not np.add:
         raise TypeError(f"nothing is known of the rounding errors of `numpy.{ufunc.__name__}.at`")
-    size, count = np.abs(total), np.zeros_like(total)
+    size, additions = np.abs(total), np.zeros_like(total)
     np.add.at(total, index, terms)
     np.add.at(size, index, np.abs(terms))
-    np.add.at(count, index, 1.0)
-    total += noise.accumulation * np.sqrt(count) * size * noise.errors(total.shape)
+    np.add.at(additions, index, 1.0)
+    total[...] = plus(total, np.sqrt(additions) * size * noise.errors(total.shape, noise.accumulation))
 
 
 def _tensordot(left: Any, right: Any, axes: Any = 2) -> Any:
-    """Contract axes by a matrix product: NumPy's own does it on plain arrays."""
-    own, others = (list(range(-axes, 0)), list(range(axes))) if isinstance(axes, int) else axes
-    own, others = np.atleast_1d(own).tolist(), np.atleast_1d(others).tolist()
-    left = np.moveaxis(left, own, range(-len(own), 0))
-    right = np.moveaxis(right, others, range(len(others)))
-    count = math.prod(right.shape[: len(others)])
-    product = left.reshape(-1, count) @ right.reshape(count, -1)
-    return product.reshape(left.shape[: left.ndim - len(own)] + right.shape[len(others) :])
+    """Contract axes by a matrix product: NumPy's own makes its operands plain arrays."""
+    ours, theirs = (range(-axes, 0), range(axes)) if isinstance(axes, int) else map(np.atleast_1d, axes)
+    left = np.moveaxis(left, tuple(ours), tuple(range(-len(ours), 0)))
+    right = np.moveaxis(right, tuple(theirs), tuple(range(len(theirs))))
+    outer = left.shape[: left.ndim - len(ours)], right.shape[len(theirs) :]
+    count = math.prod(right.shape[: len(theirs)])
+    return (left.reshape(-1, count) @ right.reshape(count, -1)).reshape(outer[0] + outer[1])
 
 
 def _pending(values: Iterable[Any]) -> float:
-    return max((each.pending for each in _noisy_among(values)), default=0.0)
-
-
-def _noisy_among(values: Iterable[Any]) -> Iterator[Noisy]:
+    """Return the largest roundoff that is pending among values, nested in lists or not."""
+    largest = 0.0
     for value in values:
         if isinstance(value, Noisy):
-            yield value
+            largest = max(largest, value.pending)
         elif isinstance(value, list | tuple):
-            yield from _noisy_among(value)
+            largest = max(largest, _pending(value))
+    return largest

@@ -15,7 +15,7 @@ from attnspec.reference import projections as reference_projections
 from attnspec.reference.attention import Attention
 
 from .bounds import Projected, attention_bounds, projection_bound
-from .composed_operations import COMPOSED
+from .composed_operations import COMPOSED, evaluate_by_monte_carlo
 from .operation import Evaluation, Operation, Tensors, range_of
 from .partial_bounds import merge_bound
 from .position_bounds import rotary_bound, sinusoidal_bound
@@ -95,6 +95,8 @@ def _key_value_attention(tensors: Tensors, options: Mapping[str, Any], profile: 
 
 
 def _multi_head_attention(tensors: Tensors, options: Mapping[str, Any], profile: Profile) -> Evaluation:
+    if options.get("rotary") is not None:
+        return evaluate_by_monte_carlo(OPERATIONS["multi_head_attention"], tensors, options, profile)
     attention, errors = prepare_multi_head_attention(tensors, options, profile)
     evaluation = _evaluate(attention, profile, errors)
     output, bound = projection_bound(

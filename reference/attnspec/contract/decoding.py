@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .blocks import BlockSettings, check_sequence, check_stack
+from .blocks import BlockSettings, at_place, check_sequence, check_stack
 from .checks import Checks
-from .layer_results import DecoderLayerDropout, TransformerDropout
+from .layer_results import DecoderLayerDropout, KeyValueCache, TransformerDropout
 from .masks import Mask, as_mask
 from .models import ModelOptions, check_transformer
 from .operands import FLOATING, Operand, Shape, Size, check_dtype, describe, dtype_name, show_shape, show_size
-from .options import Options, check_options
+from .options import Given, Options, check_options
 from .parameters import MultiHeadParameters
 from .positional_masks import Causal, KeyLengths
 from .positions import as_integers
@@ -190,26 +190,20 @@ def plan_steps(
     if not num_layers:
         check_stack(inputs, inputs, given, 0, settings._replace(bias=None, memory_mask=None), dropout, checks)
         return (), lengths
-    stored, weight = cache["memory.0.key"].shape, given["layers.0.cross_attention.key_weight"].shape
-    memory = Operand((*inputs.shape[:-2], *stored[-2:-1], *weight[:1]), inputs.dtype)
+    held, weight = cache["memory.0.key"].shape, given["layers.0.cross_attention.key_weight"].shape
+    if len(held) != len(inputs.shape) + 1:
+        raise ValueError(
+            f"`memory.0.key` of `cache` must have one axis more than `inputs`, (*batch, heads, length, size); "
+            f"got shapes inputs {show_shape(inputs.shape)} and memory.0.key {show_shape(held)}"
+        )
+    memory = Operand((*inputs.shape[:-2], held[-2], *weight[:1]), inputs.dtype)
     check_stack(inputs, memory, given, num_layers, settings._replace(bias=None), _without_weights(dropout), checks)
     plans = []
     for i in range(num_layers):
         dropped = DecoderLayerDropout() if dropout is None or dropout[i] is None else dropout[i]
-        path = f"layers.{i}"
-        sizes = _sizes(inputs, inputs, given, f"layers.{i}.attention", settings, checks)
-        key, value, length = (cache[f"{path}.{part}"] for part in ("key", "value", "length"))
-        sizes, lengths[f"{path}.length"] = cached_sizes(sizes, key, value, length, checks, path)
-        options = check_options(sizes, inputs.dtype, settings.self_given(dropped.weights), checks)
-
-        path = f"memory.{i}"
-        cross = _sizes(inputs, memory, given, f"layers.{i}.cross_attention", settings, checks)
-        key, value, length = (cache[f"{path}.{part}"] for part in ("key", "value", "length"))
-        cross = _sizes_over(cross, memory.shape[-2], key, value, checks, path)
-        length = lengths[f"{path}.length"] = check_length(length, checks, path)
-        cross_given = settings.cross_given(dropped.cross_weights)
-        cross_given = cross_given._replace(mask=filled_only(cross_given.mask, length, memory.shape[-2]))
-        plans.append(StepPlan(sizes, options, cross, check_options(cross, inputs.dtype, cross_given, checks)))
+        plan, filled = _plan_layer(inputs, memory, given, cache, i, settings, dropped, checks)
+        plans.append(plan)
+        lengths |= filled
     return tuple(plans), lengths
 
 
@@ -246,20 +240,40 @@ def check_writing(
     reading, writing = check_transformer(
         operands, known, given, num_layers, settings, options, TransformerDropout(), checks
     )
-    weight = given["target_embedding.weight"].shape
-    written = given["head.weight"].shape[1] if "head.weight" in given else weight[1]
+    weight = given["target_embedding.weight"]
+    written = given["head.weight"].shape[1] if "head.weight" in given else weight.shape[1]
     checks.at_most(1, written, lambda: "`head.weight` of `parameters` must have at least 1 column; got 0")
     for name in ("start", "stop"):
-        check_row(name, getattr(span, name), weight[0], checks)
+        check_row(name, getattr(span, name), weight.shape[0], checks)
     checks.at_most(
         written,
-        weight[0],
+        weight.shape[0],
         lambda: (
             f"what is written must have a row of `target_embedding.weight` of `parameters`, of which there are "
-            f"{show_size(weight[0])}; got {show_size(written)} logits"
+            f"{show_size(weight.shape[0])}; got {show_size(written)} logits"
         ),
     )
     return reading, writing._replace(mask=None)
+
+
+def plan_writing(
+    inputs: Operand,
+    memory: Operand,
+    given: Mapping[str, Operand],
+    num_layers: int,
+    settings: BlockSettings,
+    max_length: int,
+    checks: Checks,
+) -> tuple[StepPlan, ...]:
+    """Plan the steps of a decoder, whose arguments are checked, from inputs (*B, 1, E); `given` are its parameters."""
+    plans = []
+    for i in range(num_layers):
+        sizes = _sizes(inputs, inputs, given, f"layers.{i}.attention", settings, checks)
+        sizes = sizes._replace(key_length=max_length)
+        cross = _sizes(inputs, memory, given, f"layers.{i}.cross_attention", settings, checks)
+        own = check_options(sizes, inputs.dtype, settings.self_given(), checks)
+        plans.append(StepPlan(sizes, own, cross, check_options(cross, inputs.dtype, settings.cross_given(), checks)))
+    return tuple(plans)
 
 
 def check_row(name: str, token: int, vocabulary: Size, checks: Checks) -> None:
@@ -285,6 +299,36 @@ def check_count(name: str, value: Any, minimum: int) -> int:
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}; got {value}")
     return int(value)
+
+
+def _plan_layer(
+    inputs: Operand,
+    memory: Operand,
+    given: Mapping[str, Operand],
+    cache: Mapping[str, Any],
+    layer: int,
+    settings: BlockSettings,
+    dropout: DecoderLayerDropout,
+    checks: Checks,
+) -> tuple[StepPlan, dict[str, Any]]:
+    """Plan one layer of a step, whose parameters are checked; return the lengths of its caches by path, too."""
+    paths = f"layers.{layer}", f"memory.{layer}"
+    own, held = (KeyValueCache(*(cache[f"{path}.{part}"] for part in KeyValueCache._fields)) for path in paths)
+
+    sizes = _sizes(inputs, inputs, given, f"layers.{layer}.attention", settings, checks)
+    sizes, length = cached_sizes(sizes, own.key, own.value, own.length, checks, paths[0])
+    options = check_options(sizes, inputs.dtype, settings.self_given(), checks)
+    weights, place = Given(dropout=dropout.weights), f"weights` of `dropout[{layer}]"
+    at_place(place, checks, lambda: check_options(sizes, inputs.dtype, weights, checks))
+    options = options._replace(dropout=dropout.weights)
+
+    cross = _sizes(inputs, memory, given, f"layers.{layer}.cross_attention", settings, checks)
+    cross = _sizes_over(cross, memory.shape[-2], held.key, held.value, checks, paths[1])
+    held_length = check_length(held.length, checks, paths[1])
+    wanted = settings.cross_given(dropout.cross_weights)
+    wanted = wanted._replace(mask=filled_only(wanted.mask, held_length, memory.shape[-2]))
+    plan = StepPlan(sizes, options, cross, check_options(cross, inputs.dtype, wanted, checks))
+    return plan, {f"{paths[0]}.length": length, f"{paths[1]}.length": held_length}
 
 
 def _sizes_over(new: Sizes, capacity: Size, key: Operand, value: Operand, checks: Checks, path: str) -> Sizes:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from .attention_configs import MultiHeadAttentionConfig
-from .layer_config import LayerConfig
 
 
 class InterchangeError(ValueError):
@@ -21,25 +20,27 @@ def refuse(theirs: str, found: Mapping[str, Any]) -> None:
 
 
 def refuse_attention_options(
-    theirs: str, config: MultiHeadAttentionConfig, *, grouped: bool = False, value_dim: bool = False
+    theirs: str,
+    config: MultiHeadAttentionConfig,
+    *,
+    grouped: bool = False,
+    value_dim: bool = False,
+    window: bool = False,
 ) -> None:
-    """Refuse what no framework's own multi-head attention has; `grouped` and `value_dim` say what this one has."""
+    """Refuse what no framework's own multi-head attention has; the switches say what this one does have."""
     refuse(
         theirs,
         {
             "use_sinks": config.use_sinks,
-            "window": config.window,
+            "window": None if window else config.window,
             "rotary": config.rotary,
             "scale": config.scale,
             "softcap": config.softcap,
             "use_bias": config.use_bias if isinstance(config.use_bias, tuple) else None,
             "output_dropout_rate": config.output_dropout_rate or None,
             "num_kv_heads": config.num_kv_heads if config.kv_heads != config.num_heads and not grouped else None,
-            "value_dim": config.value_dim if config.value_dim != config.query_dim and not value_dim else None,
+            "value_dim": config.value_dim
+            if config.value_dim not in (None, config.query_dim) and not value_dim
+            else None,
         },
     )
-
-
-def refuse_layer(ours: LayerConfig, known: tuple[str, ...]) -> None:
-    """Refuse a layer of ours that has no counterpart."""
-    raise InterchangeError(f"{ours.layer} has no counterpart in this framework; those that have are {', '.join(known)}")

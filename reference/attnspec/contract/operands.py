@@ -169,6 +169,8 @@ def _check_leaf(name: str, leaf: Any, native: str, *, is_element: bool) -> None:
     # NumPy would read another framework's tensors, also inside a list, through their array protocol, without a word.
     if isinstance(leaf, np.ma.MaskedArray):
         raise TypeError(f"`{name}` is a NumPy masked array, whose mask would be lost; pass its data and use `mask=`")
+    if isinstance(leaf, np.matrix):
+        raise TypeError(f"`{name}` is a NumPy matrix, whose * is a matrix product; pass numpy.asarray of it")
     if isinstance(leaf, _NUMBERS):
         return
     if hasattr(leaf, "shape") and not is_element:

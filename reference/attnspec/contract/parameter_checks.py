@@ -13,7 +13,7 @@ A call goes through them in this order, in every framework:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import NoneType, UnionType
+from types import GenericAlias, NoneType, UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from . import layer_parameters, layer_results
@@ -136,7 +136,7 @@ def _build_field(field: _Field, values: Mapping[str, Any]) -> Any:
         return values.get("")
     if not values and field.may_be_none:
         return None
-    return build_tree(tuple[field.branch, ...] if field.is_many else field.branch, values)
+    return build_tree(GenericAlias(tuple, (field.branch, ...)) if field.is_many else field.branch, values)
 
 
 def _of_tree(path: str, tree: str) -> str:

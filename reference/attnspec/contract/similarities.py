@@ -18,7 +18,7 @@ ADDITIVE_SHAPES = {"score_weight": "A", "query_weight": "Dq A", "key_weight": "D
 """The axes of `AdditiveParameters`, by letter."""
 
 
-def as_scaled(given: Given) -> Given:
+def with_unit_scale(given: Given) -> Given:
     """Fill in the scale of a similarity that is no sum over the head dimension: 1."""
     return given if given.scale is not None else given._replace(scale=1.0)
 

@@ -18,9 +18,11 @@ from attnspec.contract.layer_parameters import (
     LayerNormParameters,
 )
 from attnspec.contract.layer_results import DecoderLayerDropout, EncoderLayerDropout
+from attnspec.contract.options import Given
 from attnspec.contract.parameters import MultiHeadParameters
 
 from .activations import activate, pull_activation
+from .attention import is_finite_row
 from .bias_gradients import sum_of_gradients, zero_gradient
 from .blocks import (
     attention_over,
@@ -35,7 +37,7 @@ from .blocks import (
     self_attend,
     standardise,
 )
-from .projection_gradients import pull_multi_head, pull_projection
+from .projection_gradients import MultiHeadGradients, pull_multi_head, pull_projection
 from .projections import project
 from .tensors import Array
 
@@ -110,9 +112,8 @@ def pull_self_attend(
     inputs: Array, parameters: MultiHeadParameters, settings: BlockSettings, dropout: Any, cotangent: Array
 ) -> EncoderGradients:
     """Go back through the attention of positions to one another."""
-    given, rotary = settings.self_given(dropout), settings.rotary
-    attention = attention_over(inputs, inputs, parameters, settings, given, rotary)
-    pulled = pull_multi_head(inputs, inputs, inputs, parameters, attention, rotary, cotangent)
+    given = settings.self_given(dropout)
+    pulled = pull_attend_from(inputs, inputs, parameters, settings, given, settings.rotary, cotangent)
     return EncoderGradients(pulled.query + pulled.key + pulled.value, pulled.parameters, pulled.bias)
 
 
@@ -125,9 +126,26 @@ def pull_cross_attend(
     cotangent: Array,
 ) -> DecoderGradients:
     """Go back through the attention of positions to a memory."""
-    attention = attention_over(inputs, memory, parameters, settings, settings.cross_given(dropout), None)
-    pulled = pull_multi_head(inputs, memory, memory, parameters, attention, None, cotangent)
+    given = settings.cross_given(dropout)
+    pulled = pull_attend_from(inputs, memory, parameters, settings, given, None, cotangent)
     return DecoderGradients(pulled.query, pulled.key + pulled.value, pulled.parameters, None)
+
+
+def pull_attend_from(
+    query: Array,
+    memory: Array,
+    parameters: MultiHeadParameters,
+    settings: BlockSettings,
+    given: Given,
+    rotary: Any,
+    cotangent: Array,
+) -> MultiHeadGradients:
+    """Go back through an attention; a position that is not finite has no gradient, and gives none (S11)."""
+    is_clean = is_finite_row(query)[..., None]
+    clean, cotangent = np.where(is_clean, query, 0.0), np.where(is_clean, cotangent, 0.0)
+    attention = attention_over(clean, memory, parameters, settings, given, rotary)
+    pulled = pull_multi_head(clean, memory, memory, parameters, attention, rotary, cotangent)
+    return pulled._replace(query=np.where(is_clean, pulled.query, 0.0))
 
 
 class Part(NamedTuple):

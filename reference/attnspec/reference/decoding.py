@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from attnspec.contract.blocks import BlockSettings, by_layer, check_block_settings
+from attnspec.contract.blocks import BlockSettings, check_block_settings
 from attnspec.contract.decoding import (
     Span,
     StepPlan,
     cached_sizes,
-    causal_after,
     check_cache_dtypes,
     check_cached_rotary,
     check_empty,
@@ -19,31 +18,28 @@ from attnspec.contract.decoding import (
     check_writing,
     plan_steps,
 )
-from attnspec.contract.layer_parameters import DecoderLayerParameters, DecoderParameters, TransformerParameters
+from attnspec.contract.layer_parameters import DecoderParameters, TransformerParameters
 from attnspec.contract.layer_results import (
     CachedAttention,
     DecoderCache,
-    DecoderLayerDropout,
     DecoderStep,
     KeyValueCache,
     TransformerDropout,
 )
-from attnspec.contract.models import SINUSOIDAL_BASE, ModelOptions
+from attnspec.contract.models import ModelOptions
 from attnspec.contract.operands import check_floating
 from attnspec.contract.options import Given, Options, check_options
 from attnspec.contract.parameter_checks import check_leaf_dtypes, check_tree, name_leaves
 from attnspec.contract.parameters import MultiHeadParameters, check_parameters
 from attnspec.contract.positional_masks import causal
-from attnspec.contract.rotary_option import Rotary
 from attnspec.contract.shapes import Sizes, self_multi_head_sizes
-from attnspec.contract.states import leaves, rebuild
+from attnspec.contract.states import rebuild
 
-from .attention import Attention, widen
-from .blocks import feed, normalise, output_of, residual, run_encoder
-from .models import Transduction, as_model_tensors, embed, embed_source, with_sinusoids, with_table
-from .positions import turn
-from .projections import project, split_heads
-from .tensors import Array, as_option, as_tensors, describe, mask_tensor, new_checks, with_tensors
+from .attention import widen
+from .caches import attend_to_cache, begin, run_step, write
+from .embeddings import as_model_tensors
+from .models import Transduction
+from .tensors import Array, as_option, as_tensors, describe, new_checks, with_tensors
 
 
 def empty_cache(
@@ -225,8 +221,8 @@ def greedy_decode(
         rotary: as for `transformer`, without an offset.
 
     Returns:
-        y_1, …: integers (*B, max_length), int64. After the first `stop` there is nothing but `stop`. Of equal logits the
-        lowest id is taken; NaN is less than every number.
+        y_1, …: integers (*B, max_length), int64. After the first `stop` there is nothing but `stop`. Of equal logits
+        the lowest id is taken; NaN is less than every number.
 
     Raises:
         ValueError, TypeError: as for `transformer`; an id that is not less than the size of the vocabulary, a table of
@@ -253,7 +249,7 @@ def prepare_cached_attention(
     given: Given,
     rotary: Any,
 ) -> tuple[Array, MultiHeadParameters, KeyValueCache, Sizes, Options]:
-    """Check the arguments of an attention over a cache; return it with its length known, and sizes over all of it."""
+    """Check the arguments of an attention over a cache; return them, lengths as ints, and sizes over it."""
     arrays = check_parameters(parameters)
     check_tree("cache", cache, KeyValueCache)
     inputs, key, value, *weights = as_tensors(
@@ -276,41 +272,38 @@ def prepare_cached_attention(
 def prepare_start(
     memory: Any, parameters: DecoderParameters, settings: BlockSettings, capacity: int
 ) -> tuple[Array, DecoderParameters, tuple[Sizes, ...]]:
-    """Check the arguments of a start; return memory and parameters in float64, and the sizes of each self-attention."""
+    """Check the arguments of a start; return memory, parameters, and the sizes of each self-attention."""
     given = check_tree("parameters", parameters, DecoderParameters)
     memory, *arrays = as_tensors(memory=memory, **name_leaves(given))
     described = dict(zip(given, map(describe, arrays), strict=True))
     check_leaf_dtypes({"memory": describe(memory)}, described)
     sizes = check_start(describe(memory), described, len(parameters.layers), settings, capacity, new_checks())
-    return widen(memory), rebuild(parameters, dict(zip(given, map(widen, arrays), strict=True))), sizes
+    wide = rebuild(parameters, dict(zip(given, map(widen, arrays), strict=True)))
+    return widen(memory), wide, sizes
 
 
 def prepare_step(
     inputs: Any, parameters: DecoderParameters, cache: DecoderCache, settings: BlockSettings, dropout: Any
 ) -> tuple[Array, DecoderParameters, DecoderCache, tuple[StepPlan, ...]]:
-    """Check the arguments of a step; return everything in float64, lengths that are known, and each layer's plan."""
+    """Check the arguments of a step; return inputs, parameters and cache in float64, and the plan of each layer."""
     given, kept = check_tree("parameters", parameters, DecoderParameters), check_tree("cache", cache, DecoderCache)
     stored = {path: array for path, array in kept.items() if not path.endswith(".length")}
     inputs, *arrays = as_tensors(inputs=inputs, **name_leaves(given), **name_leaves(stored, "cache"))
     settings = settings.with_tensors(lambda name, value: as_option(name, value, inputs))
-    weights = dict(zip(given, arrays, strict=False))
-    stored = dict(zip(stored, arrays[len(given) :], strict=True))
-    described = {path: describe(array) for path, array in weights.items()}
+    described = dict(zip(given, map(describe, arrays), strict=False))
     dtype = check_leaf_dtypes({"inputs": describe(inputs)}, described)
-    held = {path: describe(array) for path, array in stored.items()}
+    held = dict(zip(stored, map(describe, arrays[len(given) :]), strict=True))
     check_cache_dtypes(held, dtype, "float64")
     plans, lengths = plan_steps(
         describe(inputs), described, kept | held, len(parameters.layers), settings, dropout, new_checks()
     )
-    filled = {path: widen(array) for path, array in stored.items()} | lengths
-    wide = {path: widen(array) for path, array in weights.items()}
-    return widen(inputs), rebuild(parameters, wide), rebuild(cache, filled), plans
+    weights = rebuild(parameters, dict(zip(given, map(widen, arrays), strict=False)))
+    filled = rebuild(cache, dict(zip(stored, map(widen, arrays[len(given) :]), strict=True)) | lengths)
+    return widen(inputs), weights, filled, plans
 
 
-def prepare_writing(
-    source: Any, parameters: TransformerParameters, options: ModelOptions, span: Span
-) -> Transduction:
-    """Check the arguments of a Transformer that is to write: a call whose target is what stands before that."""
+def prepare_writing(source: Any, parameters: TransformerParameters, options: ModelOptions, span: Span) -> Transduction:
+    """Check the arguments of a Transformer that is to write: its target is the id that stands before that, (*B,)."""
     settings = options.check()
     given = check_tree("parameters", parameters, TransformerParameters)
     embedded = () if parameters.source_embedding is None else ("source",)
@@ -319,115 +312,6 @@ def prepare_writing(
     reading, writing = check_writing(
         describe(array), tensors.ids.get("source"), tensors.leaves, layers, settings, options, span, new_checks()
     )
-    batch = array.shape[: -1 if tensors.ids else -2]
-    first = np.full(batch, span.start, np.int64)
+    first = np.full(array.shape[: -1 if tensors.ids else -2], span.start, np.int64)
     weights = rebuild(parameters, tensors.arrays)
     return Transduction(array, first, weights, options.positions, reading, writing, TransformerDropout())
-
-
-def attend_to_cache(
-    inputs: Array,
-    parameters: MultiHeadParameters,
-    cache: KeyValueCache,
-    sizes: Sizes,
-    options: Options,
-    rotary: Rotary | None,
-) -> CachedAttention:
-    """Project new positions, put them into the cache, and attend to all that is filled."""
-    query = split_heads(project(inputs, parameters.query_weight, parameters.query_bias), sizes.num_heads)
-    key, value = project_keys(inputs, parameters, sizes)
-    if rotary is not None:
-        places = cache.length + np.arange(sizes.query_length, dtype=np.float64)
-        query, key = turn(query, places, rotary), turn(key, places, rotary)
-    options = options._replace(mask=causal_after(options.mask, cache.length))
-    cache = appended(cache, key, value)
-    attention = Attention(query, cache.key, cache.value, sizes, options)
-    return CachedAttention(output_of(attention, parameters), cache)
-
-
-def project_keys(inputs: Array, parameters: MultiHeadParameters, sizes: Sizes) -> tuple[Array, Array]:
-    """Project the inputs to keys (*B, Hkv, T, Dk) and values (*B, Hkv, T, Dv)."""
-    key = split_heads(project(inputs, parameters.key_weight, parameters.key_bias), sizes.num_kv_heads)
-    value = split_heads(project(inputs, parameters.value_weight, parameters.value_bias), sizes.num_kv_heads)
-    return key, value
-
-
-def appended(cache: KeyValueCache, key: Array, value: Array) -> KeyValueCache:
-    """Put new keys (*B, Hkv, T, Dk) and values behind the filled ones: another cache, of the same capacity."""
-    length, end = cache.length, cache.length + key.shape[-2]
-
-    def put(filled: Array, new: Array) -> Array:
-        return np.concatenate([filled[..., :length, :], new, filled[..., end:, :]], axis=-2)
-
-    return KeyValueCache(put(cache.key, key), put(cache.value, value), end)
-
-
-def begin(memory: Array, parameters: DecoderParameters, sizes: tuple[Sizes, ...]) -> DecoderCache:
-    """Make the caches of a decoder whose self-attentions, once all is decoded, have these sizes."""
-    own, read = [], []
-    for layer, size in zip(parameters.layers, sizes, strict=True):
-        shape = (*size.batch, size.num_kv_heads, size.key_length)
-        own.append(KeyValueCache(np.zeros((*shape, size.head_dim)), np.zeros((*shape, size.value_dim)), 0))
-        read.append(KeyValueCache(*project_keys(memory, layer.cross_attention, size), memory.shape[-2]))
-    return DecoderCache(tuple(own), tuple(read))
-
-
-def run_step(
-    inputs: Array,
-    parameters: DecoderParameters,
-    cache: DecoderCache,
-    plans: tuple[StepPlan, ...],
-    settings: BlockSettings,
-    dropout: tuple[Any, ...] | None,
-) -> DecoderStep:
-    """Compute a step whose arguments are checked."""
-    grown = []
-    layers = zip(parameters.layers, cache.layers, cache.memory, plans, by_layer(dropout, parameters), strict=True)
-    for layer, own, read, plan, dropped in layers:
-        inputs, filled = run_layer_step(inputs, layer, own, read, plan, settings, dropped)
-        grown.append(filled)
-    output = inputs if parameters.norm is None else normalise(inputs, parameters.norm, settings.epsilon)
-    return DecoderStep(output, cache._replace(layers=tuple(grown)))
-
-
-def run_layer_step(
-    inputs: Array,
-    parameters: DecoderLayerParameters,
-    cache: KeyValueCache,
-    memory: KeyValueCache,
-    plan: StepPlan,
-    settings: BlockSettings,
-    dropout: DecoderLayerDropout | None,
-) -> tuple[Array, KeyValueCache]:
-    """Compute a decoder layer over new positions; return the cache that holds them, too."""
-    dropout = DecoderLayerDropout() if dropout is None else dropout
-
-    def attention(inputs: Array) -> Array:
-        nonlocal cache
-        output, cache = attend_to_cache(inputs, parameters.attention, cache, plan.sizes, plan.options, settings.rotary)
-        return output
-
-    def cross_attention(inputs: Array) -> Array:
-        weights, sizes = parameters.cross_attention, plan.cross_sizes
-        query = split_heads(project(inputs, weights.query_weight, weights.query_bias), sizes.num_heads)
-        return output_of(Attention(query, memory.key, memory.value, sizes, plan.cross_options), weights)
-
-    def feed_forward(inputs: Array) -> Array:
-        return feed(inputs, parameters.feed_forward, settings.activation, dropout.hidden)
-
-    inputs = residual(inputs, parameters.attention_norm, settings, attention, dropout.attention)
-    inputs = residual(inputs, parameters.cross_attention_norm, settings, cross_attention, dropout.cross_attention)
-    return residual(inputs, parameters.feed_forward_norm, settings, feed_forward, dropout.feed_forward), cache
-
-
-def write(call: Transduction, span: Span) -> Array:
-    """Encode the source, and write one id at a time."""
-    weights, token = call.parameters, call.target
-    memory = run_encoder(embed_source(call), weights.encoder, call.encoder, None)
-    rows = embed_next(token, call, 0)
-    described = {path: describe(array) for path, array in leaves(weights.decoder).items()}
-    sizes = check_start(
-        describe(memory), described, len(weights.decoder.layers), call.decoder, span.max_length, new_checks()
-    )
-    cache = begin(memory, weights.decoder, sizes)
-    ...

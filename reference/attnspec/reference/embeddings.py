@@ -21,9 +21,9 @@ from attnspec.contract.parameter_checks import check_leaf_dtypes, check_tree, na
 from attnspec.contract.states import rebuild
 
 from .attention import widen
-from .positions import sinusoidal_positions
+from .positions import sinusoids
 from .projections import project
-from .tensors import NATIVE, Array, as_ids, as_tensors, describe, mask_tensor, new_checks
+from .tensors import NATIVE, Array, as_ids, as_tensors, constant, describe, mask_tensor, new_checks
 
 
 class ModelTensors(NamedTuple):
@@ -93,8 +93,8 @@ def embed(inputs: Array, parameters: LinearParameters) -> Array:
 
 def with_sinusoids(inputs: Array, offset: int, base: float) -> Array:
     """Add the sinusoids of positions offset … offset + T − 1."""
-    places = offset + np.arange(inputs.shape[-2])
-    return inputs + sinusoidal_positions(places, inputs.shape[-1], base=base)
+    places = constant(offset + np.arange(inputs.shape[-2]), inputs)
+    return inputs + sinusoids(places, inputs.shape[-1], base)
 
 
 def with_table(inputs: Array, table: Array, offset: int) -> Array:

@@ -19,9 +19,8 @@ from .gates import (
     Cell,
     clean_cell,
     clean_rows,
-    control_logits,
-    gate_logits,
     gate_of,
+    gates_of,
     hidden_of,
     mean_of,
     prepare,
@@ -59,7 +58,7 @@ class CellGradients(NamedTuple):
 def attention_gate_vjp(inputs: Any, parameters: LinearParameters, output_cotangent: Any) -> GateGradients:
     """Compute the gradients of L = Σ output_cotangent · output of a gate σ(z), z = x W + b.
 
-    With G the cotangent, dz = G σ(z) σ(−z); dW = xᵀ dz, db = Σ dz, dx = dz Wᵀ.
+    With G the cotangent, dz = G σ(z) (1 − σ(z)); dW = xᵀ dz, db = Σ dz, dx = dz Wᵀ.
 
     Args:
         inputs, parameters: as for `attention_gate`.
@@ -74,16 +73,16 @@ def attention_gate_vjp(inputs: Any, parameters: LinearParameters, output_cotange
     A position that is not finite has gradient 0, and gives none to the parameters.
     """
     inputs, parameters = prepare(inputs, parameters, LinearParameters, check_gate)
-    (weight, bias), (clean, is_clean) = map_leaves(widen, parameters), clean_rows(inputs)
-    cotangent = as_cotangent("output_cotangent", output_cotangent, (*inputs.shape[:-1], weight.shape[-1]))
-    d_logits = np.where(is_clean, cotangent, 0.0) * slope(project(clean, weight, bias))
-    return _gate_gradients(clean, weight, bias, d_logits, np.zeros(clean.shape))
+    parameters, (clean, is_clean) = map_leaves(widen, parameters), clean_rows(inputs)
+    gate = gate_of(clean, parameters)
+    cotangent = np.where(is_clean, as_cotangent("output_cotangent", output_cotangent, gate.shape), 0.0)
+    return _pull_gate(clean, parameters, cotangent * slope(gate))
 
 
 def gated_input_vjp(inputs: Any, parameters: LinearParameters, output_cotangent: Any) -> GateGradients:
     """Compute the gradients of L = Σ output_cotangent · output of σ(z) ⊙ x, z = x W + b.
 
-    With G the cotangent, dz = G ⊙ x σ(z) σ(−z); dW = xᵀ dz, db = Σ dz, dx = dz Wᵀ + G ⊙ σ(z).
+    With G the cotangent, dz = G ⊙ x σ(z) (1 − σ(z)); dW = xᵀ dz, db = Σ dz, dx = dz Wᵀ + G ⊙ σ(z).
 
     Args:
         inputs, parameters: as for `gated_input`.
@@ -99,10 +98,10 @@ def gated_input_vjp(inputs: Any, parameters: LinearParameters, output_cotangent:
     """
     inputs, parameters = prepare(inputs, parameters, LinearParameters, check_gated_input)
     parameters, (clean, is_clean) = map_leaves(widen, parameters), clean_rows(inputs)
-    weight, bias = parameters
-    cotangent = np.where(is_clean, as_cotangent("output_cotangent", output_cotangent, inputs.shape), 0.0)
-    d_logits = cotangent * clean * slope(project(clean, weight, bias))
-    return _gate_gradients(clean, weight, bias, d_logits, cotangent * gate_of(clean, parameters))
+    gate = gate_of(clean, parameters)
+    cotangent = np.where(is_clean, as_cotangent("output_cotangent", output_cotangent, gate.shape), 0.0)
+    through_gate = _pull_gate(clean, parameters, cotangent * clean * slope(gate))
+    return through_gate._replace(inputs=through_gate.inputs + cotangent * gate)
 
 
 def gated_attention_vjp(inputs: Any, parameters: GatedAttentionParameters, output_cotangent: Any) -> GateGradients:
@@ -111,7 +110,7 @@ def gated_attention_vjp(inputs: Any, parameters: GatedAttentionParameters, outpu
     With the names of `gated_attention`, S = softmax(H), A = Σ_k α^k, z = A ⊙ (S + b_r), t^k_j = tanh(H W^k + θ^k_j) and
     G the cotangent:
 
-        dz = G σ(z) σ(−z),  db_r = Σ dz A,  dA = dz (S + b_r),  dS = dz A
+        dz = G σ(z) (1 − σ(z)),  db_r = Σ dz A,  dA = dz (S + b_r),  dS = dz A
         de^k_j = α^k_j (dA_j − Σ_l α^k_l dA_l) / √d
         dq = Σ de^k_j t^k_j,  dθ^k_j = Σ de^k_j q (1 − t²),  dW^k = Hᵀ Σ_j dθ^k_j
         dH = Σ_k (Σ_j dθ^k_j) W^kᵀ + S (dS − Σ_l S_l dS_l)
@@ -137,20 +136,19 @@ def gated_attention_vjp(inputs: Any, parameters: GatedAttentionParameters, outpu
     cotangent = np.where(is_clean, as_cotangent("output_cotangent", output_cotangent, shape), 0.0)
 
     # Forward, with what the derivatives need.
-    unit_logits = project(clean, input_weight, input_bias)
-    units = sigmoid(unit_logits)
+    units = gate_of(clean, LinearParameters(input_weight, input_bias))
     hidden = hidden_of(project(units[..., None, :, :], unit_weight, None), unit_bias[:, None, :, :])
     weights = softmax(scores_of(hidden, score_weight), axis=-1)
     total, shares = weights.sum(axis=-3), softmax(units, axis=-1)
 
     # Backward, from the output to the inputs.
-    d_logits = cotangent * slope(total * (shares + output_bias))
+    d_logits = cotangent * slope(sigmoid(total * (shares + output_bias)))
     d_total, d_shares = d_logits * (shares + output_bias), d_logits * total
     d_scores = pull_softmax(weights, np.broadcast_to(d_total[..., None, :, :], weights.shape), axis=-1)
     d_hidden, d_score_weight = pull_scores(hidden, score_weight, d_scores)
     d_units, d_unit_weight, _ = pull_heads(units, unit_weight, d_hidden.sum(axis=-2))
     d_units = d_units + pull_softmax(shares, d_shares, axis=-1)
-    d_inputs, d_input_weight, d_input_bias = pull_projection(clean, input_weight, d_units * slope(unit_logits))
+    d_inputs, d_input_weight, d_input_bias = pull_projection(clean, input_weight, d_units * slope(units))
     positions = tuple(range(d_logits.ndim - 1))
     gradients = GatedAttentionParameters(
         d_input_weight,
@@ -210,56 +208,53 @@ def gated_attention_cell_vjp(
     d_outputs, d_new_memory, d_new_output = (np.where(is_clean[..., None, None], part, 0.0) for part in d_results)
     stages = stages_of(cell)
     inputs, _, output, parameters, valid, dropout = cell
-    weights, heads = parameters, parameters.gate_weight.shape[0]
+    heads = parameters.gate_weight.shape[0]
     used = drop(stages.distribution, dropout)
 
     # The output: y' = σ(c_o + u ⊙ v).
-    pulled, d_output_weight, d_output_bias = pull_projection(stages.state.output, weights.output_weight, d_outputs)
-    d_sum = (d_new_output + pulled) * slope(weights.output_gate_bias + stages.update * stages.content)
+    pulled, d_output_weight, d_output_bias = pull_projection(stages.state.output, parameters.output_weight, d_outputs)
+    d_sum = (d_new_output + pulled) * slope(stages.state.output)
     d_content = d_sum * stages.update
     d_new_memory = d_new_memory + d_content
 
     # The update: u = tanh(r W_u + y W_h + b_u).
     d_update = d_sum * stages.content * (1.0 - stages.update**2)
-    d_reading, d_update_weight, d_update_bias = pull_projection(stages.reading, weights.update_weight, d_update)
-    d_output, d_recurrent_weight, _ = pull_projection(output, weights.recurrent_weight, d_update)
+    d_reading, d_update_weight, d_update_bias = pull_projection(stages.reading, parameters.update_weight, d_update)
+    d_output, d_recurrent_weight, _ = pull_projection(output, parameters.recurrent_weight, d_update)
     d_reading = split_heads(d_reading + d_content, heads)  # (*B, K, 1, n)
     d_kept = split_heads(d_new_memory, heads)
 
     # The sums over positions: F' ⊙ P^k, and π times it.
     parts = used[..., None, :, :] * stages.pool
     d_parts = d_reading + stages.control.mT[..., None] * d_kept
-    d_control = (parts * d_kept).sum(axis=-1).mT * slope(control_logits(inputs, output, parameters))
-    d_control = np.where(valid[..., None], d_control, 0.0)
+    d_control = (parts * d_kept).sum(axis=-1).mT * slope(stages.control)
     d_pool, d_used = used[..., None, :, :] * d_parts, (stages.pool * d_parts).sum(axis=-3)
 
     # The distribution: a softmax over positions.
     mean = mean_of(inputs, valid)
     hidden = hidden_of(rows_of(inputs, mean, output, parameters), parameters.unit_bias)
     d_scores = pull_softmax(stages.distribution, drop(d_used, dropout), axis=-2)
-    d_hidden, d_score_weight = pull_scores(hidden, weights.score_weight, d_scores)
+    d_hidden, d_score_weight = pull_scores(hidden, parameters.score_weight, d_scores)
     d_rows = d_hidden.sum(axis=-2)  # (*B, T, d)
     d_row = d_rows.sum(axis=-2, keepdims=True)
-    d_mean, d_mean_score_weight, _ = pull_projection(mean, weights.mean_score_weight, d_row)
-    d_inputs, d_input_score_weight, _ = pull_projection(inputs, weights.input_score_weight, d_rows)
-    pulled, d_output_score_weight, _ = pull_projection(output, weights.output_score_weight, d_row)
+    d_mean, d_mean_score_weight, _ = pull_projection(mean, parameters.mean_score_weight, d_row)
+    d_inputs, d_input_score_weight, _ = pull_projection(inputs, parameters.input_score_weight, d_rows)
+    pulled, d_output_score_weight, _ = pull_projection(output, parameters.output_score_weight, d_row)
     d_output = d_output + pulled
     d_inputs = d_inputs + d_mean / np.maximum(valid.sum(axis=-1), 1)[..., None, None]
 
     # The control gate.
-    pulled, d_control_weight, d_control_bias = pull_projection(inputs, weights.control_weight, d_control)
+    pulled, d_control_weight, d_control_bias = pull_projection(inputs, parameters.control_weight, d_control)
     d_inputs = d_inputs + pulled
     pulled, d_control_recurrent_weight, _ = pull_projection(
-        output, weights.control_recurrent_weight, d_control.sum(axis=-2, keepdims=True)
+        output, parameters.control_recurrent_weight, d_control.sum(axis=-2, keepdims=True)
     )
     d_output = d_output + pulled
 
     # The pool: gates times the components of their head.
-    logits = gate_logits(inputs, parameters)
-    pulled, d_gate_weight, d_gate_bias = pull_heads(
-        inputs, weights.gate_weight, d_pool * split_heads(inputs, heads) * slope(logits)
-    )
-    d_inputs = d_inputs + pulled + merge_heads(d_pool * sigmoid(logits))
+    gates, slices = gates_of(inputs, parameters), split_heads(inputs, heads)
+    pulled, d_gate_weight, d_gate_bias = pull_heads(inputs, parameters.gate_weight, d_pool * slices * slope(gates))
+    d_inputs = d_inputs + pulled + merge_heads(d_pool * gates)
 
     batch = tuple(range(is_clean.ndim))
     gradients = GatedAttentionCellParameters(
@@ -285,9 +280,9 @@ def gated_attention_cell_vjp(
     return CellGradients(d_inputs, CellState(d_memory[..., 0, :], d_output[..., 0, :]), gradients)
 
 
-def slope(logits: Array) -> Array:
-    """Compute the derivative of σ: σ(z) σ(−z), in which nothing cancels."""
-    return sigmoid(logits) * sigmoid(-logits)
+def slope(gate: Array) -> Array:
+    """Compute the derivative of σ where its value is this."""
+    return gate * (1.0 - gate)
 
 
 def pull_softmax(weights: Array, cotangent: Array, axis: int) -> Array:
@@ -311,12 +306,10 @@ def pull_heads(inputs: Array, weight: Array, cotangent: Array) -> tuple[Array, A
     return (cotangent @ weight.mT).sum(axis=-3), d_weight, by_position.sum(axis=axes)
 
 
-def _gate_gradients(
-    inputs: Array, weight: Array, bias: Array | None, d_logits: Array, d_direct: Array
-) -> GateGradients:
-    """Pull a cotangent through x W + b, and add what the inputs get directly."""
-    d_inputs, d_weight, d_bias = pull_projection(inputs, weight, d_logits)
-    return GateGradients(d_inputs + d_direct, LinearParameters(d_weight, None if bias is None else d_bias))
+def _pull_gate(inputs: Array, parameters: LinearParameters, d_logits: Array) -> GateGradients:
+    """Pull a cotangent through x W + b."""
+    d_inputs, d_weight, d_bias = pull_projection(inputs, parameters.weight, d_logits)
+    return GateGradients(d_inputs, LinearParameters(d_weight, None if parameters.bias is None else d_bias))
 
 
 def _cotangents(cell: Cell, outputs_cotangent: Any, state_cotangent: Any) -> tuple[Array, Array, Array]:

@@ -95,7 +95,7 @@ def gated_attention(inputs: Any, parameters: GatedAttentionParameters) -> Array:
     A component that is not finite makes its position NaN, and no other. The argument of the tanh is one number for each
     position, head, unit and component: B·T·K·n·d of them are held at once.
 
-    Source: the project's second tutorial, §3.1; the score is that of Bahdanau et al. 2015, A.1.2.
+    Source: tutorial 002, §3.1 (docs/tutorial_systems.md); the score is that of Bahdanau et al. 2015, A.1.2.
     """
     inputs, parameters = prepare(inputs, parameters, GatedAttentionParameters, check_gated_attention)
     return attend_to_units(inputs, parameters)
@@ -141,7 +141,7 @@ def gated_attention_cell(
     element of the batch NaN, and no others. The order of the positions does not matter: add positions to the inputs
     where it should. The memory adds up: after t steps from zero, |m| ≤ t · max|x|.
 
-    Source: the project's second tutorial, §2–3, made precise; its page in the documentation lists what it leaves open.
+    Source: tutorial 002, §2–3, made precise: docs/tutorial_systems.md says what the text leaves open.
     """
     stages = gated_attention_cell_stages(inputs, state, parameters, valid=valid, dropout=dropout)
     return CellResult(stages.outputs, stages.state)
@@ -247,7 +247,7 @@ def stages_of(cell: Cell) -> CellStages:
     inputs, memory, output, parameters, valid, dropout = cell
 
     # Heads and pool: (*B, K, T, n).
-    pool = sigmoid(gate_logits(inputs, parameters)) * split_heads(inputs, parameters.gate_weight.shape[0])
+    pool = gates_of(inputs, parameters) * split_heads(inputs, parameters.gate_weight.shape[0])
 
     # The distribution over positions, (*B, T, n), one for all heads; 0 where there is no valid position.
     rows = rows_of(inputs, mean_of(inputs, valid), output, parameters)
@@ -264,7 +264,7 @@ def stages_of(cell: Cell) -> CellStages:
     )
 
     # The control gate, (*B, T, K): how much of each position and head stays in memory.
-    control = np.where(valid[..., None], sigmoid(control_logits(inputs, output, parameters)), 0.0)
+    control = np.where(valid[..., None], control_of(inputs, output, parameters), 0.0)
     new_memory = memory + merge_heads((control.mT[..., None] * parts).sum(axis=-2, keepdims=True))
     content = new_memory + reading
 
@@ -275,10 +275,9 @@ def stages_of(cell: Cell) -> CellStages:
     return CellStages(pool, distribution, control, reading, update, content, outputs, state)
 
 
-def gate_logits(inputs: Array, parameters: GatedAttentionCellParameters) -> Array:
-    """Compute x W_g^k + b_g^k: (*B, T, D) → (*B, K, T, n)."""
-    logits: Array = project(inputs[..., None, :, :], parameters.gate_weight, parameters.gate_bias[:, None, :])
-    return logits
+def gates_of(inputs: Array, parameters: GatedAttentionCellParameters) -> Array:
+    """Compute σ(x W_g^k + b_g^k): (*B, T, D) → (*B, K, T, n)."""
+    return sigmoid(project(inputs[..., None, :, :], parameters.gate_weight, parameters.gate_bias[:, None, :]))
 
 
 def mean_of(inputs: Array, valid: Array) -> Array:
@@ -298,11 +297,10 @@ def rows_of(inputs: Array, mean: Array, output: Array, parameters: GatedAttentio
     return rows
 
 
-def control_logits(inputs: Array, output: Array, parameters: GatedAttentionCellParameters) -> Array:
-    """Compute x_i W_s + y W_sy + b_s: (*B, T, K)."""
+def control_of(inputs: Array, output: Array, parameters: GatedAttentionCellParameters) -> Array:
+    """Compute σ(x_i W_s + y W_sy + b_s): (*B, T, K)."""
     from_inputs = project(inputs, parameters.control_weight, parameters.control_bias)
-    logits: Array = from_inputs + project(output, parameters.control_recurrent_weight, None)
-    return logits
+    return sigmoid(from_inputs + project(output, parameters.control_recurrent_weight, None))
 
 
 def clean_cell(cell: Cell) -> tuple[Cell, Array]:

@@ -22,7 +22,7 @@ from attnspec.contract.shapes import Sizes
 
 from .attention import widen
 from .masks import block_of
-from .tensors import Array, as_option, as_positions, as_tensors, describe, new_checks
+from .tensors import Array, as_option, as_positions, as_tensors, constant, describe, new_checks
 
 
 def rotary_embedding(
@@ -106,7 +106,12 @@ def sinusoidal_positions(positions: Any, size: int, *, base: float = 10000.0, dt
     Source: Vaswani et al. 2017, §3.5.
     """
     size, base, _ = check_sinusoidal(size, base, dtype)
-    angles = as_positions(positions, None)[..., None] * np.asarray(frequencies_of(base, size), np.float64)
+    return sinusoids(as_positions(positions, None), size, base)
+
+
+def sinusoids(positions: Array, size: int, base: float) -> Array:
+    """Compute the sines and cosines of positions in float64."""
+    angles = positions[..., None] * np.asarray(frequencies_of(base, size), np.float64)
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(*angles.shape[:-1], size)
 
 
@@ -144,7 +149,7 @@ def turn_heads_back(d_query: Array, d_key: Array, rotary: Rotary | None, sizes: 
 
 def turn(inputs: Array, positions: Array, rotary: Rotary) -> Array:
     """Turn heads (*B, H, T, D) as at positions (T,) or (*B, T)."""
-    angles = positions[..., None] * np.asarray(rotary.frequencies(inputs.shape[-1]), np.float64)
+    angles = constant(positions, inputs)[..., None] * np.asarray(rotary.frequencies(inputs.shape[-1]), np.float64)
     return rotate(inputs, np.cos(angles), np.sin(angles), rotary.pairing)
 
 
@@ -195,5 +200,5 @@ def _turned(
     check_positions(positions.shape, inputs.shape, checks)
     base = check_frequencies(base, frequencies, size, dtype, checks)
     turns = np.asarray(frequencies_of(base, size) if frequencies is None else frequencies, np.float64)
-    angles = positions[..., None] * turns
+    angles = constant(positions, inputs)[..., None] * turns
     return rotate(widen(inputs), np.cos(angles), np.sin(angles), pairing)

@@ -14,10 +14,10 @@ from attnspec.contract.parameter_checks import check_leaf_dtypes, check_tree, na
 from attnspec.contract.shapes import dot_product_sizes
 from attnspec.contract.similarities import (
     additive_sizes,
-    as_scaled,
     bilinear_sizes,
     check_noise,
     check_top_k,
+    with_unit_scale,
 )
 from attnspec.contract.states import rebuild
 
@@ -196,7 +196,7 @@ def cosine_attention(
 
     Source: Graves et al. 2014, equations 5 and 6, whose β is the scale.
     """
-    given = as_scaled(Given(mask, bias, scale, softcap, sinks, dropout))
+    given = with_unit_scale(Given(mask, bias, scale, softcap, sinks, dropout))
     attention, shape = prepare(query, key, value, given)
     return attend(by_unit_vectors(attention)).reshape(shape)
 
@@ -225,7 +225,7 @@ def prepare_additive_attention(
     """Check the arguments of an additive attention; return it with hidden units as queries and keys, and the rest."""
     leaves = check_tree("parameters", parameters, AdditiveParameters)
     query, key, value, *arrays = as_tensors(query=query, key=key, value=value, **name_leaves(leaves))
-    given = as_scaled(with_tensors(given, query))
+    given = with_unit_scale(with_tensors(given, query))
     parameters = rebuild(parameters, dict(zip(leaves, arrays, strict=True)))
     described = {name: describe(array) for name, array in zip(leaves, arrays, strict=True)}
     operands = {"query": describe(query), "key": describe(key), "value": describe(value)}
@@ -246,7 +246,7 @@ def prepare_bilinear_attention(
 ) -> tuple[Attention, Array, tuple[int, ...]]:
     """Check the arguments of a bilinear attention; return it with projected queries, its weight, its output's shape."""
     query, key, value, weight = as_tensors(query=query, key=key, value=value, weight=weight)
-    given = as_scaled(with_tensors(given, query))
+    given = with_unit_scale(with_tensors(given, query))
     operands = {"query": describe(query), "key": describe(key), "value": describe(value), "weight": describe(weight)}
     dtype = check_floating(**operands)
     checks = new_checks()
@@ -287,12 +287,9 @@ def hard_weights(logits: Array, visible: Array, noise: Array | None, top_k: int)
 
 def is_among_largest(numbers: Array, count: int) -> Array:
     """Say which are the `count` largest of a row: the first of equal ones, and never −∞."""
-    if count >= numbers.shape[-1]:
-        return np.asarray(numbers != -np.inf)
-    least = np.sort(numbers, axis=-1)[..., -count, None]
-    is_above, is_level = numbers > least, numbers == least
-    room = count - is_above.sum(axis=-1, keepdims=True)
-    return np.asarray((is_above | is_level & (np.cumsum(is_level, axis=-1) <= room)) & (numbers != -np.inf))
+    order = np.argsort(-numbers, axis=-1, kind="stable")
+    place = np.argsort(order, axis=-1)
+    return np.asarray((place < count) & (numbers != -np.inf))
 
 
 def attend_additive(attention: Attention, score_weight: Array) -> Array:
@@ -336,6 +333,7 @@ def length_of(vectors: Array) -> tuple[Array, Array]:
     """Give the lengths of vectors as products of two factors; 1 and 1 for 0."""
     # Squares of the components would overflow, or vanish, long before the vector does.
     largest = np.abs(vectors).max(axis=-1, keepdims=True)
-    largest = np.where(largest == 0.0, 1.0, largest)
-    length = np.sqrt(((vectors / largest) ** 2).sum(axis=-1, keepdims=True))
-    return largest, np.where(length == 0.0, 1.0, length)
+    largest = np.where(largest != 0.0, largest, 1.0)
+    scaled = vectors / largest
+    length = np.sqrt((scaled * scaled).sum(axis=-1, keepdims=True))
+    return largest, np.where(length != 0.0, length, 1.0)

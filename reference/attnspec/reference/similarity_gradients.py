@@ -11,7 +11,7 @@ from attnspec.contract.biases import BiasArray
 from attnspec.contract.layer_parameters import AdditiveParameters
 from attnspec.contract.options import Given
 from attnspec.contract.parameters import AttentionGradients
-from attnspec.contract.similarities import as_scaled, check_top_k
+from attnspec.contract.similarities import check_top_k, with_unit_scale
 
 from .attention import (
     Attention,
@@ -192,7 +192,7 @@ def bilinear_attention_vjp(
     given = Given(mask, bias, scale, softcap, sinks, dropout)
     attention, weight, shape = prepare_bilinear_attention(query, key, value, weight, given)
     gradients = _gradients(attention, output_cotangent, shape, pull_dot_products)
-    wide = widen(np.asarray(query))
+    wide = widen(np.asanyarray(query))
     cotangent = gradients.query.reshape(*wide.shape[:-1], weight.shape[-1])
     d_query, d_weight, _ = pull_projection(wide, widen(weight), cotangent)
     d_key, d_value = gradients.key.reshape(np.shape(key)), gradients.value.reshape(np.shape(value))
@@ -228,7 +228,7 @@ def cosine_attention_vjp(
     Raises:
         ValueError, TypeError: as for `cosine_attention`; a cotangent of another shape than the output.
     """
-    given = as_scaled(Given(mask, bias, scale, softcap, sinks, dropout))
+    given = with_unit_scale(Given(mask, bias, scale, softcap, sinks, dropout))
     attention, shape = prepare(query, key, value, given)
     gradients = _gradients(by_unit_vectors(attention), output_cotangent, shape, pull_dot_products)
     d_query = pull_unit_vectors(attention.query, gradients.query).reshape(np.shape(query))
@@ -281,7 +281,7 @@ def _pull_additive(
     d_queries, d_keys, d_weights = [], [], []
     for a in range(score_weight.shape[0]):  # as in `additive_products`
         activation = np.tanh(clean_query[..., :, None, a] + clean_key[..., None, :, a])
-        d_hidden = pulled.products * score_weight[a] * (1.0 - activation**2)
+        d_hidden = pulled.products * score_weight[a] * (1.0 - activation * activation)
         d_queries.append(d_hidden.sum(axis=-1))
         d_keys.append(d_hidden.sum(axis=-2))
         d_weights.append((pulled.products * activation).sum())
@@ -300,7 +300,7 @@ def _sum_groups(array: Array, key: Array) -> Array:
 
 def _pull_hidden(inputs: Any, weight: Any, cotangent: Array) -> tuple[Array, Array | None, Array]:
     """Return the gradients of inputs, weight and bias of x W + b, in the caller's shapes."""
-    wide = widen(np.asarray(inputs))
+    wide = widen(np.asanyarray(inputs))
     cotangent = cotangent.reshape(*wide.shape[:-1], cotangent.shape[-1])
     if weight is None:
         return cotangent, None, cotangent.sum(axis=tuple(range(cotangent.ndim - 1)))

@@ -55,6 +55,11 @@ def as_ids(name: str, value: Any) -> Array:
     return from_python(name, value, NATIVE).astype(np.int64)
 
 
+def constant(numbers: Any, like: Array) -> Array:
+    """Turn numbers into a float64 array of the class of a tensor, which then sees what is computed from them."""
+    return np.full_like(like, numbers, np.float64, shape=np.shape(numbers))
+
+
 def with_tensors(given: Given, query: Array) -> Given:
     """Turn the numbers of bias and sinks into arrays."""
     return given.with_tensors(lambda name, value: as_option(name, value, query))
