@@ -27,6 +27,8 @@ from attnspec.contract.rotary_option import Rotary
 
 BATCH, LENGTH, CAPACITY, MODEL, HEADS, KV_HEADS, SIZE, VALUE_SIZE, OUT = 2, 7, 11, 5, 4, 2, 6, 3, 3
 HEADS_OF = {"num_heads": HEADS, "num_kv_heads": KV_HEADS}
+FEW = ["reference", "torch", "tensorflow"]
+"""All but JAX, which compiles every new shape."""
 WEIGHTS = {
     "query_weight": (MODEL, HEADS * SIZE),
     "key_weight": (MODEL, KV_HEADS * SIZE),
@@ -113,7 +115,7 @@ def decode(name: str, step: Callable[..., Any], split: tuple[int, ...], cache: K
     ("name", "case"),
     by_module(
         [f"{options}-{split}" for options in OPTIONS for split in SPLITS],
-        ["everything-prompt_and_steps", "plain-with_nothing"],
+        ["plain-with_nothing"],
         frameworks.MODULES,
     ),
 )
@@ -140,9 +142,9 @@ def test_every_division_gives_the_same(name: str, case: str) -> None:
         assert (np.isnan(to_numpy(part)).all(axis=(0, 1, 3)) == (np.arange(CAPACITY) >= LENGTH)).all()
 
 
-def test_a_cache_that_becomes_full(attn: ModuleType) -> None:
+@pytest.mark.parametrize("name", FEW)
+def test_a_cache_that_becomes_full(name: str) -> None:
     """The last position has room, and the cache holds projected keys and values in their places."""
-    name = frameworks.name_of(attn)
     output, cache = decode(name, step_of(name), (6, 1), poisoned(name, LENGTH))
     assert_close(output, whole(set()), FLOAT64_TOLERANCE)
     for part, kind in ((cache.key, "key"), (cache.value, "value")):
@@ -150,9 +152,7 @@ def test_a_cache_that_becomes_full(attn: ModuleType) -> None:
         assert_close(to_numpy(part), np.stack(np.split(columns, KV_HEADS, axis=-1), axis=1), FLOAT64_TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    ("name", "axes"), by_module(["no_batch", "two_batch_axes"], ["two_batch_axes"], frameworks.MODULES)
-)
+@pytest.mark.parametrize(("name", "axes"), by_module(["no_batch", "two_batch_axes"], [], frameworks.MODULES))
 def test_other_ranks(name: str, axes: str) -> None:
     shape, decoding = {"no_batch": (), "two_batch_axes": (2, 3)}[axes], decoding_of(frameworks.load(name))
     inputs = np.random.default_rng(5).standard_normal((*shape, 3, MODEL))
@@ -183,11 +183,10 @@ def test_an_empty_cache(attn: ModuleType, dtype: str) -> None:
     assert to_numpy(make((), 5, 7, 11).key).dtype == NUMPY_DTYPES["float64" if name == "reference" else "float32"]
 
 
-@pytest.mark.parametrize("name", frameworks.FRAMEWORKS)
+@pytest.mark.parametrize("name", FEW[1:])
 def test_half_precision(name: str) -> None:
     """A wide cache: as in float32, rounded at the end. A narrow one: it is read as it is rounded, by every division."""
     step, parameters = step_of(name), parameters_of(name, "bfloat16")
-    step = importlib.import_module("jax").jit(step) if name == "jax" else step
     inputs = to_native(name, INPUTS.astype(NUMPY_DTYPES["bfloat16"]))
     wide = MultiHeadParameters(*(to_native(name, to_numpy(w).astype(np.float32)) for w in parameters))
     exact = step(to_native(name, to_numpy(inputs).astype(np.float32)), wide, poisoned(name, dtype="float32"))
@@ -268,12 +267,12 @@ def test_beyond_the_capacity(way: str) -> None:
     step = step_of(name)
     function = importlib.import_module(name).function(step, jit_compile=True) if xla else compiled(name, step)[0]
     kinds = {"torch": np.int32, "tensorflow": np.int32, "jax": np.int64}
-    cache = poisoned(name, 5, length=to_native(name, np.array(0, kinds[name])))
-    output, cache = decode(name, function, (3, 3, 1), cache)
-    assert_close(output[:, :5], whole(set())[:, :5], FLOAT64_TOLERANCE)
-    assert np.isnan(output[:, 5:]).all()
-    assert to_numpy(cache.length) == 5
-    exact = decode("reference", step_of("reference"), (5,), poisoned("reference", 5))[1]
+    cache = poisoned(name, 3, length=to_native(name, np.array(0, kinds[name])))
+    output, cache = decode(name, function, (2, 2, 2), cache)
+    assert_close(output[:, :3], whole(set())[:, :3], FLOAT64_TOLERANCE)
+    assert np.isnan(output[:, 3:]).all()
+    assert to_numpy(cache.length) == 3
+    exact = decode("reference", step_of("reference"), (3,), poisoned("reference", 3))[1]
     for part, expected in zip(cache[:2], exact[:2], strict=True):
         assert_close(to_numpy(part), expected, FLOAT64_TOLERANCE)
 
@@ -312,7 +311,7 @@ def test_a_graph_for_any_size() -> None:
 def test_lengths_of_a_mapped_axis() -> None:
     """JAX's vmap maps over caches that are filled differently."""
     jax, step = importlib.import_module("jax"), step_of("jax")
-    full = step(INPUTS, parameters_of("jax"), poisoned("jax"))
+    full = step_of("reference")(INPUTS, MultiHeadParameters(**ARRAYS), poisoned("reference"))
     caches = jax.tree.map(lambda array: np.stack([array] * 3), full.cache._replace(length=np.array(0)))
     caches = caches._replace(length=np.array([2, 6, 4]))
     rows = np.stack([INPUTS[:, start : start + 1] for start in caches.length])
@@ -324,19 +323,21 @@ def test_lengths_of_a_mapped_axis() -> None:
 
 @pytest.mark.parametrize("name", frameworks.FRAMEWORKS)
 def test_gradients_reach_inputs_and_parameters(name: str) -> None:
-    """Through two calls: those of the whole, in the reference's closed form; the NaN behind reaches nothing."""
+    """Those of the whole, in the reference's closed form, through two calls (JAX: one); NaN behind reaches nothing."""
     step = step_of(name, rotary=Rotary("half_split", base=50.0))
     cotangent = np.random.default_rng(4).standard_normal((BATCH, LENGTH, OUT))
-    parts = tuple(cotangent[:, rows] for rows in (slice(0, 4), slice(4, LENGTH)))
+    rows = (slice(0, 4), slice(4, LENGTH)) if name != "jax" else (slice(0, LENGTH),)
 
     def function(inputs: Any, **weights: Any) -> Any:
-        first = step(inputs[:, :4], MultiHeadParameters(**weights), poisoned(name))
-        second = step(inputs[:, 4:], MultiHeadParameters(**weights), first.cache)
-        return first.output, second.output
+        outputs, cache = [], poisoned(name)
+        for part in rows:
+            output, cache = step(inputs[:, part], MultiHeadParameters(**weights), cache)
+            outputs.append(output)
+        return tuple(outputs)
 
     if name == "jax":
         function = importlib.import_module("jax").jit(function)
-    _, actual = gradients(name, function, {"inputs": INPUTS, **ARRAYS}, parts)
+    _, actual = gradients(name, function, {"inputs": INPUTS, **ARRAYS}, tuple(cotangent[:, part] for part in rows))
     exact = reference.multi_head_attention_vjp(
         INPUTS,
         INPUTS,

@@ -99,7 +99,7 @@ class TestWheel:
         needed = [Requirement(line) for line in metadata.get_all("Requires-Dist") or []]
         base = {requirement.name for requirement in needed if "extra" not in str(requirement.marker)}
         assert base == {"numpy", "ml-dtypes", "safetensors", "click", "rich", "jsonschema"}
-        assert metadata.get_all("Provides-Extra") == ["all", "dev", "jax", "tensorflow", "torch"]
+        assert metadata.get_all("Provides-Extra") == ["all", "dev", "jax", "report", "tensorflow", "torch"]
         assert metadata["Requires-Python"] == ">=3.11"
 
     def test_carries_the_licence(self, wheel: Path, metadata: importlib.metadata.PackageMetadata) -> None:

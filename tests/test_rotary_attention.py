@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import math
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import frameworks
@@ -38,6 +37,8 @@ WEIGHTS = {
     "output_bias": (OUT,),
 }
 HEADS_OF = {"num_heads": HEADS, "num_kv_heads": KV_HEADS}
+FEW = ["reference", "torch", "tensorflow"]
+"""All but JAX, which compiles every new shape."""
 
 
 class Case(NamedTuple):
@@ -91,9 +92,10 @@ def turned_heads(arrays: dict[str, Any], case: Case, turn: Any) -> list[Any]:
 # --- values
 
 
-def test_by_hand(attn: ModuleType) -> None:
+@pytest.mark.parametrize("name", FEW)
+def test_by_hand(name: str) -> None:
     """Heads of two components turn by p radians: (1, 0) at p and at j have the product cos(p − j)."""
-    name = frameworks.name_of(attn)
+    attn = frameworks.load(name)
     first, eye = np.array([[1.0, 0.0]]), np.eye(3)
     parameters = MultiHeadParameters(*(to_native(name, weight) for weight in (first, first, eye, eye)))
     query, key, value = (to_native(name, array) for array in (np.ones((1, 1)), np.ones((3, 1)), eye))
@@ -117,7 +119,7 @@ def test_reference_against_oracles(name: str) -> None:
     assert_close(attend(reference, arrays, case.rotary), expected)
 
 
-@pytest.mark.parametrize(("name", "case"), by_module(CASES, ["part_of_a_head", "offset_for_each"]))
+@pytest.mark.parametrize(("name", "case"), by_module(CASES, ["part_of_a_head"]))
 def test_backends_against_the_reference(name: str, case: str) -> None:
     module, (rotary, queries, keys, _) = frameworks.load(name), CASES[case]
     arrays = drawn(queries, keys)
@@ -137,9 +139,7 @@ def test_half_precision_is_rounded_once(name: str) -> None:
     assert_same_bits(half, single.astype(NUMPY_DTYPES["bfloat16"]))
 
 
-@pytest.mark.parametrize(
-    ("name", "axes"), by_module(["no_batch", "two_batch_axes"], ["two_batch_axes"], frameworks.MODULES)
-)
+@pytest.mark.parametrize(("name", "axes"), by_module(["no_batch", "two_batch_axes"], [], frameworks.MODULES))
 def test_other_ranks(name: str, axes: str) -> None:
     """An offset has the shape of the batch; one without axes is that of all."""
     shape, attn, arrays = {"no_batch": (), "two_batch_axes": (2, 3)}[axes], frameworks.load(name), drawn(2, 5)
@@ -156,9 +156,10 @@ def test_other_ranks(name: str, axes: str) -> None:
         assert_close(given[index], expected[0], FLOAT64_TOLERANCE)
 
 
-def test_it_is_what_rotary_embedding_does(attn: ModuleType) -> None:
+@pytest.mark.parametrize("name", FEW)
+def test_it_is_what_rotary_embedding_does(name: str) -> None:
     """The shared operation turns the same way: identity weights, so that the heads are the inputs."""
-    name, rng = frameworks.name_of(attn), np.random.default_rng(6)
+    attn, rng = frameworks.load(name), np.random.default_rng(6)
     query, key, value = (to_native(name, rng.standard_normal((2, 5, 4))) for _ in range(3))
     eye = to_native(name, np.eye(4))
     how: dict[str, Any] = {"pairing": "interleaved", "base": 5.0, "rotary_dim": 2}

@@ -358,7 +358,7 @@ def test_jax_goes_forward_as_it_goes_back() -> None:
     assert abs((case.cotangent * to_numpy(moved)).sum() - back) <= 1e-13 * abs(back) * 10
 
 
-@pytest.mark.parametrize("case", MAIN)
+@pytest.mark.parametrize("case", ["hard_noise", "additive", "cosine"])
 def test_tensorflow_with_unknown_sizes(case: str) -> None:
     frameworks.load("tensorflow")
     tf = importlib.import_module("tensorflow")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import jax
@@ -16,12 +16,12 @@ from jax import Array
 from attnspec.contract.dropout import Dropout
 from attnspec.contract.layer_config import LayerConfig, ParameterSpec, Part, configure, signature_of
 from attnspec.contract.layer_dropout import Draw
+from attnspec.contract.layer_exports import load_layer
 from attnspec.contract.layer_states import State, check_state, read_state, save_state
-from attnspec.contract.operands import check_dtype, dtype_name
+from attnspec.contract.operands import Shape, check_dtype, dtype_name
 from attnspec.contract.states import map_leaves
 
-LAYERS: dict[type[LayerConfig], type[Layer]] = {}
-"""The class of layer that each class of arguments builds."""
+from .tensors import check_width
 
 _OWN = tuple(
     inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
@@ -41,20 +41,20 @@ class Layer(nnx.Module):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls.__signature__ = signature_of(cls.Config, own=_OWN)  # type: ignore[attr-defined] # read by inspect
-        LAYERS[cls.Config] = cls
+        if "Config" in vars(cls):  # otherwise a user's class, with a signature of its own
+            cls.__signature__ = signature_of(cls.Config, own=_OWN)  # type: ignore[attr-defined] # read by inspect
 
     def __init__(self, *args: Any, dtype: Any = jnp.float32, rngs: nnx.Rngs, **options: Any) -> None:
         self.config: Any = configure(self.Config, args, options)
         self.dtype = dtype_name(jnp.dtype(dtype))
         check_dtype("dtype", self.dtype)
+        check_width(self.dtype)
         self.deterministic = False
         parts = self.config.parts()
         self.part_names = tuple(parts)
         for name, part in parts.items():
             setattr(self, name, self._make(part, rngs))
-        rates = [getattr(self.config, rate, 0.0) for rate in ("dropout_rate", "output_dropout_rate")]
-        self.rngs = rngs.dropout.fork() if any(rates) else nnx.data(None)
+        self.rngs = rngs.dropout.fork() if self.config.has_dropout else nnx.data(None)
 
     def parameter_tree(self) -> Any:
         """Return the parameters as the tree that the layer's operation takes."""
@@ -62,13 +62,13 @@ class Layer(nnx.Module):
 
     def state(self) -> State:
         """Return a copy of all parameters as NumPy arrays, by their canonical names."""
-        return {name: np.array(parameter[...]) for name, parameter in _parameters(self)}
+        return {name: np.array(parameter[...]) for name, parameter in self._named().items()}
 
     def load_state(self, state: Mapping[str, Any]) -> Self:
         """Set all parameters from a state of any framework; what does not fit is an error that names each entry."""
-        given = dict(_parameters(self))
+        given = self._named()
         for name, array in check_state(self.config, state, self.dtype).items():
-            given[name][...] = jnp.asarray(array)
+            given[name][...] = jnp.array(array)
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -76,13 +76,13 @@ class Layer(nnx.Module):
         save_state(path, self.config, self.state())
 
     def load(self, path: str | os.PathLike[str]) -> Self:
-        """Set all parameters from a file that `save` of any framework wrote."""
+        """Set all parameters from a file that `save` of any framework wrote for a layer that computes the same."""
         return self.load_state(read_state(path, self.config)[1])
 
     @classmethod
-    def from_config(cls, config: LayerConfig, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> Self:
-        """Build a layer from its arguments."""
-        return cls(**config.arguments(), dtype=dtype, rngs=rngs)
+    def from_layer_config(cls, config: LayerConfig, **own: Any) -> Self:
+        """Build the layer that has these arguments; `own` are those of the framework."""
+        return load_layer(__package__, config, cls)(**config.arguments(), **own)
 
     def _make(self, part: Part, rngs: nnx.Rngs) -> Any:
         if part is None:
@@ -90,18 +90,21 @@ class Layer(nnx.Module):
         if isinstance(part, ParameterSpec):
             return nnx.Param(_initial(part, self.dtype, rngs))
         if isinstance(part, LayerConfig):
-            return LAYERS[type(part)].from_config(part, dtype=self.dtype, rngs=rngs)
-        return nnx.List([LAYERS[type(config)].from_config(config, dtype=self.dtype, rngs=rngs) for config in part])
+            return Layer.from_layer_config(part, dtype=self.dtype, rngs=rngs)
+        return nnx.List([Layer.from_layer_config(config, dtype=self.dtype, rngs=rngs) for config in part])
 
-    def _draw(self, draws: Any) -> Any:
-        """Draw the dropouts of a call; None in evaluation mode."""
-        if self.deterministic or draws is None:
+    def _named(self) -> dict[str, Any]:
+        return dict(_parameters(self))
+
+    def _draw(self, draws: Callable[..., Any], *shapes: Shape) -> Any:
+        """Draw the dropouts of inputs of these shapes; None in evaluation mode."""
+        if self.deterministic or not self.config.has_dropout:
             return None
 
         def draw(one: Draw) -> Dropout:
-            return Dropout(one.rate, jax.random.uniform(self.rngs(), one.shape) >= one.rate)
+            return Dropout(one.rate, jax.random.bernoulli(self.rngs(), 1.0 - one.rate, one.shape))
 
-        return map_leaves(draw, draws)
+        return map_leaves(draw, draws(self.config, *shapes))
 
 
 def _branch(part: Any) -> Any:
@@ -109,7 +112,12 @@ def _branch(part: Any) -> Any:
         return part.parameter_tree()
     if isinstance(part, nnx.List):
         return tuple(layer.parameter_tree() for layer in part)
-    return None if part is None else part[...]
+    return value_of(part)
+
+
+def value_of(parameter: Any) -> Any:
+    """Return the array of a parameter; None, where there is no parameter, stays."""
+    return None if parameter is None else parameter[...]
 
 
 def _parameters(layer: Layer, prefix: str = "") -> list[tuple[str, Any]]:
@@ -127,9 +135,12 @@ def _parameters(layer: Layer, prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def shape_of(inputs: Any) -> tuple[int, ...]:
-    """Return the shape of an array or of nested lists."""
-    return tuple(np.shape(inputs))
+def shape_of(inputs: Any) -> Shape:
+    """Return the shape of an array or of nested lists; () where there is none."""
+    try:
+        return tuple(np.shape(inputs))
+    except ValueError:  # lists of unequal lengths, of which the operation itself will say so
+        return ()
 
 
 def _initial(spec: ParameterSpec, dtype: str, rngs: nnx.Rngs) -> Array:

@@ -11,6 +11,7 @@ from attnspec.contract.model_configs import SequenceClassifierConfig, TextEncode
 from attnspec.contract.models import holds_ids
 from attnspec.contract.positional_masks import causal
 
+from . import block_layers  # noqa: F401 - models build its layers
 from .decoding import greedy_decode
 from .layer import Layer, shape_of
 from .models import sequence_classifier, text_encoder, transformer
@@ -26,8 +27,7 @@ class TextEncoder(Layer):
 
     def __call__(self, inputs: Any, *, valid: Any = None, mask: Any = None, bias: Any = None) -> Array:
         """Encode ids (*B, T) or vectors (*B, T, V), of which `valid` (*B, T) says what is no padding: (*B, T, E)."""
-        *batch, length = tokens_of("inputs", inputs)
-        dropout = self._draw(text_encoder_draws(self.config, tuple(batch), length))
+        dropout = self._draw(text_encoder_draws, tokens_of("inputs", inputs))
         return text_encoder(
             inputs,
             self.parameter_tree(),
@@ -46,8 +46,7 @@ class SequenceClassifier(Layer):
 
     def __call__(self, inputs: Any, *, valid: Any = None, mask: Any = None, bias: Any = None) -> Array:
         """Classify ids (*B, T) or vectors (*B, T, V): one number for each class, (*B, C)."""
-        *batch, length = tokens_of("inputs", inputs)
-        dropout = self._draw(text_encoder_draws(self.config, tuple(batch), length))
+        dropout = self._draw(text_encoder_draws, tokens_of("inputs", inputs))
         return sequence_classifier(
             inputs,
             self.parameter_tree(),
@@ -69,15 +68,14 @@ class Transformer(Layer):
 
         Each is ids (*B, T) or vectors (*B, T, V) where it has an embedding, vectors (*B, T, E) otherwise.
         """
-        *batch, source_length = tokens_of("source", source)
-        draws = transformer_draws(self.config, tuple(batch), source_length, tokens_of("target", target)[-1])
+        dropout = self._draw(transformer_draws, tokens_of("source", source), tokens_of("target", target))
         return transformer(
             source,
             target,
             self.parameter_tree(),
             source_valid=source_valid,
             target_mask=target_mask,
-            dropout=self._draw(draws),
+            dropout=dropout,
             **self.config.settings(),
         )
 

@@ -91,7 +91,7 @@ def as_ids(name: str, value: Any, like: Array, beside: str) -> Array:
 
 def check_width(dtype: Any) -> None:
     """Refuse to make float64 where JAX would give float32 without a word."""
-    if dtype == np.float64 and not _has_64_bit():
+    if jnp.dtype(dtype) == np.float64 and not _has_64_bit():
         raise TypeError(
             "`dtype` float64 would be rounded to float32 by JAX: enable 64-bit with "
             "jax.config.update('jax_enable_x64', True), or ask for float32"

@@ -16,7 +16,13 @@ from attnspec.contract.attention_configs import (
     MultiHeadAttentionConfig,
     SelfAttentionConfig,
 )
-from attnspec.contract.layer_dropout import Draw, multi_head_draws, single_head_draw
+from attnspec.contract.layer_dropout import (
+    cell_draw,
+    key_value_draw,
+    multi_head_draws,
+    pair_draw,
+    self_attention_draw,
+)
 from attnspec.contract.layer_parameters import LinearParameters
 from attnspec.contract.layer_results import CachedAttention, CellResult, CellState, KeyValueCache
 
@@ -39,12 +45,10 @@ class DotProductAttention(Layer):
         self, query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, training: bool | None = None
     ) -> tf.Tensor:
         """Attend as `dot_product_attention` does: (*B, Hq, Tq, Dv)."""
-        shape = (*shape_of(query)[:-1], shape_of(key)[-2])
-        rate = self.config.dropout_rate
-        dropout = self._draw(Draw(rate, shape) if rate else None, training)
+        dropout = self._draw(pair_draw, training, shape_of(query), shape_of(key))
         settings = self.config.settings()
         if self.scale is not None:
-            settings["scale"] = tf.convert_to_tensor(self.scale)
+            settings["scale"] = self.value_of(self.scale)
         return dot_product_attention(query, key, value, mask=mask, bias=bias, dropout=dropout, **settings)
 
 
@@ -55,11 +59,12 @@ class SelfAttention(Layer):
 
     def call(self, inputs: Any, *, mask: Any = None, bias: Any = None, training: bool | None = None) -> tf.Tensor:
         """Let every position of (*B, T, E) attend to the sequence: (*B, T, Dv)."""
-        *batch, length, _ = shape_of(inputs)
-        dropout = self._draw(single_head_draw(self.config.dropout_rate, tuple(batch), length, length), training)
+        dropout = self._draw(self_attention_draw, training, shape_of(inputs))
         return self_attention(
             inputs,
-            *map(tf.convert_to_tensor, (self.query_weight, self.key_weight, self.value_weight)),
+            self.value_of(self.query_weight),
+            self.value_of(self.key_weight),
+            self.value_of(self.value_weight),
             mask=mask,
             bias=bias,
             dropout=dropout,
@@ -76,10 +81,9 @@ class KeyValueAttention(Layer):
         self, query: Any, keys: Any, values: Any, *, mask: Any = None, bias: Any = None, training: bool | None = None
     ) -> tf.Tensor:
         """Read the memory (*B, S, Dk), (*B, S, Dv) with the query (*B, Dk), or with what it is projected from."""
-        *batch, length, _ = shape_of(keys)
-        dropout = self._draw(single_head_draw(self.config.dropout_rate, tuple(batch), 1, length), training)
+        dropout = self._draw(key_value_draw, training, shape_of(keys))
         if self.query_weight is not None:
-            query = embedding(query, LinearParameters(tf.convert_to_tensor(self.query_weight)))
+            query = embedding(query, LinearParameters(self.value_of(self.query_weight)))
         return key_value_attention(query, keys, values, mask=mask, bias=bias, dropout=dropout, **self.config.settings())
 
 
@@ -105,9 +109,7 @@ class MultiHeadAttention(Layer):
         """
         key = query if key is None else key
         value = key if value is None else value
-        *batch, length, _ = shape_of(query)
-        draws = multi_head_draws(self.config, tuple(batch), length, shape_of(key)[-2])
-        weights, kept = (self._draw(draw, training) for draw in draws)
+        weights, kept = self._draw(multi_head_draws, training, shape_of(query), shape_of(key)) or (None, None)
         output = multi_head_attention(
             query,
             key,
@@ -115,7 +117,7 @@ class MultiHeadAttention(Layer):
             self.parameter_tree(),
             mask=self.config.windowed(mask, offset),
             bias=bias,
-            sinks=self._sinks(),
+            sinks=self.value_of(self.sinks),
             dropout=weights,
             **self.config.settings_at(offset),
         )
@@ -124,25 +126,23 @@ class MultiHeadAttention(Layer):
     def empty_cache(self, batch_shape: tuple[int, ...], capacity: int) -> KeyValueCache:
         """Return a cache for `capacity` positions, with nothing in it."""
         config = self.config
-        value_dim = config.value_dim or config.query_dim
-        return empty_cache(
-            batch_shape, capacity, config.kv_heads, config.query_dim, value_dim, dtype=self.variable_dtype
-        )
+        sizes = config.kv_heads, config.query_dim, config.value_dim
+        return empty_cache(batch_shape, capacity, *sizes, dtype=self.compute_dtype)
 
     def step(self, inputs: Any, cache: KeyValueCache, *, mask: Any = None, bias: Any = None) -> CachedAttention:
-        """Let new positions (*B, T, E) attend to themselves and to all before them, which the cache holds."""
+        """Let new positions (*B, T, E) attend to themselves and to all before them, which the cache holds.
+
+        Nothing is dropped.
+        """
         return cached_multi_head_attention(
             inputs,
             self.parameter_tree(),
             cache,
             mask=self.config.windowed(mask, cache.length),
             bias=bias,
-            sinks=self._sinks(),
+            sinks=self.value_of(self.sinks),
             **self.config.settings(),
         )
-
-    def _sinks(self) -> Any:
-        return None if self.sinks is None else tf.convert_to_tensor(self.sinks)
 
 
 class HardAttention(Layer):
@@ -166,9 +166,7 @@ class AdditiveAttention(Layer):
         self, query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, training: bool | None = None
     ) -> tf.Tensor:
         """Attend as `additive_attention` does: (*B, Hq, Tq, Dv)."""
-        shape = (*shape_of(query)[:-1], shape_of(key)[-2])
-        rate = self.config.dropout_rate
-        dropout = self._draw(Draw(rate, shape) if rate else None, training)
+        dropout = self._draw(pair_draw, training, shape_of(query), shape_of(key))
         return additive_attention(
             query, key, value, self.parameter_tree(), mask=mask, bias=bias, dropout=dropout, **self.config.settings()
         )
@@ -191,12 +189,10 @@ class GatedAttentionCell(Layer):
 
     def empty_state(self, batch_shape: tuple[int, ...]) -> CellState:
         """Return the state before the first call, zeros."""
-        zeros = tf.zeros((*batch_shape, self.config.model_size), self.variable_dtype)
+        zeros = tf.zeros((*batch_shape, self.config.model_size), self.compute_dtype)
         return CellState(zeros, zeros)
 
     def call(self, inputs: Any, state: CellState, *, valid: Any = None, training: bool | None = None) -> CellResult:
         """Read the valid positions of (*B, T, D): outputs (*B, C) and the next state, which the caller keeps."""
-        *batch, length, _ = shape_of(inputs)
-        rate, units = self.config.dropout_rate, self.config.model_size // self.config.num_heads
-        dropout = self._draw(Draw(rate, (*batch, length, units)) if rate else None, training)
+        dropout = self._draw(cell_draw, training, shape_of(inputs))
         return gated_attention_cell(inputs, state, self.parameter_tree(), valid=valid, dropout=dropout)

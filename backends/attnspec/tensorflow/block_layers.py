@@ -26,6 +26,7 @@ from attnspec.contract.layer_dropout import (
 )
 from attnspec.contract.layer_results import DecoderCache, DecoderStep
 
+from . import attention_layers  # noqa: F401 - encoders and decoders build its layers
 from .blocks import decoder, decoder_layer, encoder, encoder_layer, feed_forward, layer_norm
 from .decoding import decoder_step, start_decoding
 from .layer import Layer, shape_of
@@ -59,7 +60,7 @@ class LearnedPositions(Layer):
 
     def call(self, inputs: Any, *, offset: Any = 0) -> tf.Tensor:
         """(*B, T, E) → (*B, T, E); the first row stands at position `offset`."""
-        return add_learned_positions(inputs, tf.convert_to_tensor(self.table), offset=offset)
+        return add_learned_positions(inputs, self.value_of(self.table), offset=offset)
 
 
 class LayerNorm(Layer):
@@ -79,7 +80,7 @@ class FeedForward(Layer):
 
     def call(self, inputs: Any, *, training: bool | None = None) -> tf.Tensor:
         """(*B, T, E) → (*B, T, E)."""
-        dropout = self._draw(feed_forward_draw(self.config, shape_of(inputs)[:-1]), training)
+        dropout = self._draw(feed_forward_draw, training, shape_of(inputs))
         return feed_forward(inputs, self.parameter_tree(), dropout=dropout, **self.config.settings())
 
 
@@ -90,8 +91,7 @@ class EncoderLayer(Layer):
 
     def call(self, inputs: Any, *, mask: Any = None, bias: Any = None, training: bool | None = None) -> tf.Tensor:
         """(*B, T, E) → (*B, T, E)."""
-        *batch, length, _ = shape_of(inputs)
-        dropout = self._draw(encoder_layer_draws(self.config, tuple(batch), length), training)
+        dropout = self._draw(encoder_layer_draws, training, shape_of(inputs))
         return encoder_layer(
             inputs, self.parameter_tree(), mask=mask, bias=bias, dropout=dropout, **self.config.settings()
         )
@@ -113,8 +113,7 @@ class DecoderLayer(Layer):
         training: bool | None = None,
     ) -> tf.Tensor:
         """(*B, T, E) and the encoder's output (*B, S, E) → (*B, T, E)."""
-        *batch, length, _ = shape_of(inputs)
-        draws = decoder_layer_draws(self.config, tuple(batch), length, shape_of(memory)[-2])
+        dropout = self._draw(decoder_layer_draws, training, shape_of(inputs), shape_of(memory))
         return decoder_layer(
             inputs,
             memory,
@@ -122,7 +121,7 @@ class DecoderLayer(Layer):
             mask=mask,
             memory_mask=memory_mask,
             bias=bias,
-            dropout=self._draw(draws, training),
+            dropout=dropout,
             **self.config.settings(),
         )
 
@@ -134,8 +133,7 @@ class Encoder(Layer):
 
     def call(self, inputs: Any, *, mask: Any = None, bias: Any = None, training: bool | None = None) -> tf.Tensor:
         """(*B, T, E) → (*B, T, E)."""
-        *batch, length, _ = shape_of(inputs)
-        dropout = self._draw(encoder_draws(self.config, tuple(batch), length), training)
+        dropout = self._draw(encoder_draws, training, shape_of(inputs))
         return encoder(inputs, self.parameter_tree(), mask=mask, bias=bias, dropout=dropout, **self.config.settings())
 
 
@@ -155,8 +153,7 @@ class Decoder(Layer):
         training: bool | None = None,
     ) -> tf.Tensor:
         """(*B, T, E) and the encoder's output (*B, S, E) → (*B, T, E)."""
-        *batch, length, _ = shape_of(inputs)
-        draws = decoder_draws(self.config, tuple(batch), length, shape_of(memory)[-2])
+        dropout = self._draw(decoder_draws, training, shape_of(inputs), shape_of(memory))
         return decoder(
             inputs,
             memory,
@@ -164,7 +161,7 @@ class Decoder(Layer):
             mask=mask,
             memory_mask=memory_mask,
             bias=bias,
-            dropout=self._draw(draws, training),
+            dropout=dropout,
             **self.config.settings(),
         )
 
@@ -180,5 +177,5 @@ class Decoder(Layer):
         )
 
     def step(self, inputs: Any, cache: DecoderCache, *, memory_mask: Any = None) -> DecoderStep:
-        """Decode new positions (*B, T, E) after those that the cache holds."""
+        """Decode new positions (*B, T, E) after those that the cache holds; nothing is dropped."""
         return decoder_step(inputs, self.parameter_tree(), cache, memory_mask=memory_mask, **self.config.settings())

@@ -17,6 +17,7 @@ from attnspec.contract.operands import (
     check_numbers,
     dtype_name,
     floating_from_python,
+    framework_of,
     from_python,
     is_length,
     is_untyped,
@@ -72,6 +73,7 @@ def as_positions(value: Any, like: tf.Tensor | None, dtype: tf.DType) -> tf.Tens
     if like is None and is_length(value):
         return tf.range(value, dtype=dtype)
     if _is_native(value):
+        value = _unwrapped(value)
         _check_rank("positions", value)
         check_numbers("positions", dtype_name(value.dtype))
         if like is not None:
@@ -87,6 +89,7 @@ def as_positions(value: Any, like: tf.Tensor | None, dtype: tf.DType) -> tf.Tens
 def as_ids(name: str, value: Any, like: tf.Tensor, beside: str) -> tf.Tensor:
     """Turn ids, integers of any dtype, into int64; messages call the tensor beside them `beside`."""
     if _is_native(value):
+        value = _unwrapped(value)
         _check_rank(name, value)
         _check_device(name, value, beside, like)
         return tf.cast(value, tf.int64)
@@ -113,13 +116,14 @@ def new_checks(query: tf.Tensor) -> Checks:
     def read(name: str, value: Any) -> np.ndarray[Any, Any] | None:
         if not _is_native(value):
             return from_python(name, value, NATIVE)
+        value = _unwrapped(value)
         _check_rank(name, value)
         _check_device(name, value, "query", query)
         if not hasattr(value, "numpy") or isinstance(value, tf.Variable) or not _is_on_cpu(value):
             return None
         return np.asarray(value.numpy())
 
-    return Checks(read, lambda value: shape_of(value) if _is_native(value) else np.shape(value))
+    return Checks(read, lambda value: shape_of(_unwrapped(value)) if _is_native(value) else np.shape(value))
 
 
 def assert_pending(checks: Checks, *tensors: tf.Tensor | None) -> tuple[Any, ...]:
@@ -149,6 +153,7 @@ def mask_tensor(array: Any) -> tf.Tensor:
 
 def _as_tensor(name: str, value: Any) -> tf.Tensor:
     if _is_native(value):
+        value = _unwrapped(value)
         _check_rank(name, value)
         check_dtype(name, dtype_name(value.dtype))
         return tf.convert_to_tensor(value)
@@ -156,7 +161,17 @@ def _as_tensor(name: str, value: Any) -> tf.Tensor:
 
 
 def _is_native(value: Any) -> bool:
-    return isinstance(value, (tf.Tensor, tf.Variable))
+    return isinstance(value, (tf.Tensor, tf.Variable)) or _is_of_keras(value)
+
+
+def _is_of_keras(value: Any) -> bool:
+    """Tell a `keras.Variable` that holds one of TensorFlow, without importing Keras."""
+    return framework_of(value) == "keras" and hasattr(value, "__tf_tensor__")
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return a tensor or a variable of TensorFlow; that of a `keras.Variable` in the dtype that Keras asks for."""
+    return tf.convert_to_tensor(value) if _is_of_keras(value) else value
 
 
 def _check_rank(name: str, tensor: Any) -> None:

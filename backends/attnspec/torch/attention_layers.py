@@ -16,7 +16,13 @@ from attnspec.contract.attention_configs import (
     MultiHeadAttentionConfig,
     SelfAttentionConfig,
 )
-from attnspec.contract.layer_dropout import Draw, multi_head_draws, single_head_draw
+from attnspec.contract.layer_dropout import (
+    cell_draw,
+    key_value_draw,
+    multi_head_draws,
+    pair_draw,
+    self_attention_draw,
+)
 from attnspec.contract.layer_parameters import LinearParameters
 from attnspec.contract.layer_results import CachedAttention, CellResult, CellState, KeyValueCache
 
@@ -37,9 +43,7 @@ class DotProductAttention(Layer):
 
     def forward(self, query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None) -> Tensor:
         """Attend as `dot_product_attention` does: (*B, Hq, Tq, Dv)."""
-        shape = (*shape_of(query)[:-1], shape_of(key)[-2])
-        rate = self.config.dropout_rate
-        dropout = self._draw(Draw(rate, shape) if rate else None, query)
+        dropout = self._draw(pair_draw, query, shape_of(query), shape_of(key))
         settings = self.config.settings()
         if self.scale is not None:
             settings["scale"] = self.scale
@@ -53,8 +57,7 @@ class SelfAttention(Layer):
 
     def forward(self, inputs: Any, *, mask: Any = None, bias: Any = None) -> Tensor:
         """Let every position of (*B, T, E) attend to the sequence: (*B, T, Dv)."""
-        *batch, length, _ = shape_of(inputs)
-        dropout = self._draw(single_head_draw(self.config.dropout_rate, tuple(batch), length, length), inputs)
+        dropout = self._draw(self_attention_draw, inputs, shape_of(inputs))
         return self_attention(
             inputs,
             self.query_weight,
@@ -74,8 +77,7 @@ class KeyValueAttention(Layer):
 
     def forward(self, query: Any, keys: Any, values: Any, *, mask: Any = None, bias: Any = None) -> Tensor:
         """Read the memory (*B, S, Dk), (*B, S, Dv) with the query (*B, Dk), or with what it is projected from."""
-        *batch, length, _ = shape_of(keys)
-        dropout = self._draw(single_head_draw(self.config.dropout_rate, tuple(batch), 1, length), keys)
+        dropout = self._draw(key_value_draw, keys, shape_of(keys))
         if self.query_weight is not None:
             query = embedding(query, LinearParameters(self.query_weight))
         return key_value_attention(query, keys, values, mask=mask, bias=bias, dropout=dropout, **self.config.settings())
@@ -102,9 +104,7 @@ class MultiHeadAttention(Layer):
         """
         key = query if key is None else key
         value = key if value is None else value
-        *batch, length, _ = shape_of(query)
-        draws = multi_head_draws(self.config, tuple(batch), length, shape_of(key)[-2])
-        weights, kept = (self._draw(draw, query) for draw in draws)
+        weights, kept = self._draw(multi_head_draws, query, shape_of(query), shape_of(key)) or (None, None)
         output = multi_head_attention(
             query,
             key,
@@ -121,11 +121,15 @@ class MultiHeadAttention(Layer):
     def empty_cache(self, batch_shape: tuple[int, ...], capacity: int) -> KeyValueCache:
         """Return a cache for `capacity` positions, with nothing in it."""
         config, weight = self.config, self.query_weight
-        value_dim = config.value_dim or config.query_dim
-        return empty_cache(batch_shape, capacity, config.kv_heads, config.query_dim, value_dim, dtype=weight.dtype)
+        sizes = config.kv_heads, config.query_dim, config.value_dim
+        key, value, length = empty_cache(batch_shape, capacity, *sizes, dtype=weight.dtype)
+        return KeyValueCache(key.to(weight.device), value.to(weight.device), length)
 
     def step(self, inputs: Any, cache: KeyValueCache, *, mask: Any = None, bias: Any = None) -> CachedAttention:
-        """Let new positions (*B, T, E) attend to themselves and to all before them, which the cache holds."""
+        """Let new positions (*B, T, E) attend to themselves and to all before them, which the cache holds.
+
+        Nothing is dropped.
+        """
         return cached_multi_head_attention(
             inputs,
             self.parameter_tree(),
@@ -156,9 +160,7 @@ class AdditiveAttention(Layer):
 
     def forward(self, query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None) -> Tensor:
         """Attend as `additive_attention` does: (*B, Hq, Tq, Dv)."""
-        shape = (*shape_of(query)[:-1], shape_of(key)[-2])
-        rate = self.config.dropout_rate
-        dropout = self._draw(Draw(rate, shape) if rate else None, query)
+        dropout = self._draw(pair_draw, query, shape_of(query), shape_of(key))
         return additive_attention(
             query, key, value, self.parameter_tree(), mask=mask, bias=bias, dropout=dropout, **self.config.settings()
         )
@@ -186,7 +188,5 @@ class GatedAttentionCell(Layer):
 
     def forward(self, inputs: Any, state: CellState, *, valid: Any = None) -> CellResult:
         """Read the valid positions of (*B, T, D): outputs (*B, C) and the next state, which the caller keeps."""
-        *batch, length, _ = shape_of(inputs)
-        rate, units = self.config.dropout_rate, self.config.model_size // self.config.num_heads
-        dropout = self._draw(Draw(rate, (*batch, length, units)) if rate else None, inputs)
+        dropout = self._draw(cell_draw, inputs, shape_of(inputs))
         return gated_attention_cell(inputs, state, self.parameter_tree(), valid=valid, dropout=dropout)

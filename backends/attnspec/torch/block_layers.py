@@ -26,6 +26,7 @@ from attnspec.contract.layer_dropout import (
 )
 from attnspec.contract.layer_results import DecoderCache, DecoderStep
 
+from . import attention_layers  # noqa: F401 - encoders and decoders build its layers
 from .blocks import decoder, decoder_layer, encoder, encoder_layer, feed_forward, layer_norm
 from .decoding import decoder_step, start_decoding
 from .layer import Layer, shape_of
@@ -79,7 +80,7 @@ class FeedForward(Layer):
 
     def forward(self, inputs: Any) -> Tensor:
         """(*B, T, E) → (*B, T, E)."""
-        dropout = self._draw(feed_forward_draw(self.config, shape_of(inputs)[:-1]), inputs)
+        dropout = self._draw(feed_forward_draw, inputs, shape_of(inputs))
         return feed_forward(inputs, self.parameter_tree(), dropout=dropout, **self.config.settings())
 
 
@@ -90,8 +91,7 @@ class EncoderLayer(Layer):
 
     def forward(self, inputs: Any, *, mask: Any = None, bias: Any = None) -> Tensor:
         """(*B, T, E) → (*B, T, E)."""
-        *batch, length, _ = shape_of(inputs)
-        dropout = self._draw(encoder_layer_draws(self.config, tuple(batch), length), inputs)
+        dropout = self._draw(encoder_layer_draws, inputs, shape_of(inputs))
         return encoder_layer(
             inputs, self.parameter_tree(), mask=mask, bias=bias, dropout=dropout, **self.config.settings()
         )
@@ -106,8 +106,7 @@ class DecoderLayer(Layer):
         self, inputs: Any, memory: Any, *, mask: Any = None, memory_mask: Any = None, bias: Any = None
     ) -> Tensor:
         """(*B, T, E) and the encoder's output (*B, S, E) → (*B, T, E)."""
-        *batch, length, _ = shape_of(inputs)
-        draws = decoder_layer_draws(self.config, tuple(batch), length, shape_of(memory)[-2])
+        dropout = self._draw(decoder_layer_draws, inputs, shape_of(inputs), shape_of(memory))
         return decoder_layer(
             inputs,
             memory,
@@ -115,7 +114,7 @@ class DecoderLayer(Layer):
             mask=mask,
             memory_mask=memory_mask,
             bias=bias,
-            dropout=self._draw(draws, inputs),
+            dropout=dropout,
             **self.config.settings(),
         )
 
@@ -127,8 +126,7 @@ class Encoder(Layer):
 
     def forward(self, inputs: Any, *, mask: Any = None, bias: Any = None) -> Tensor:
         """(*B, T, E) → (*B, T, E)."""
-        *batch, length, _ = shape_of(inputs)
-        dropout = self._draw(encoder_draws(self.config, tuple(batch), length), inputs)
+        dropout = self._draw(encoder_draws, inputs, shape_of(inputs))
         return encoder(inputs, self.parameter_tree(), mask=mask, bias=bias, dropout=dropout, **self.config.settings())
 
 
@@ -141,8 +139,7 @@ class Decoder(Layer):
         self, inputs: Any, memory: Any, *, mask: Any = None, memory_mask: Any = None, bias: Any = None
     ) -> Tensor:
         """(*B, T, E) and the encoder's output (*B, S, E) → (*B, T, E)."""
-        *batch, length, _ = shape_of(inputs)
-        draws = decoder_draws(self.config, tuple(batch), length, shape_of(memory)[-2])
+        dropout = self._draw(decoder_draws, inputs, shape_of(inputs), shape_of(memory))
         return decoder(
             inputs,
             memory,
@@ -150,7 +147,7 @@ class Decoder(Layer):
             mask=mask,
             memory_mask=memory_mask,
             bias=bias,
-            dropout=self._draw(draws, inputs),
+            dropout=dropout,
             **self.config.settings(),
         )
 
@@ -166,5 +163,5 @@ class Decoder(Layer):
         )
 
     def step(self, inputs: Any, cache: DecoderCache, *, memory_mask: Any = None) -> DecoderStep:
-        """Decode new positions (*B, T, E) after those that the cache holds."""
+        """Decode new positions (*B, T, E) after those that the cache holds; nothing is dropped."""
         return decoder_step(inputs, self.parameter_tree(), cache, memory_mask=memory_mask, **self.config.settings())

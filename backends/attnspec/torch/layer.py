@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import ml_dtypes
@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from attnspec.contract.dropout import Dropout
 from attnspec.contract.layer_config import LayerConfig, ParameterSpec, Part, configure, signature_of
 from attnspec.contract.layer_dropout import Draw
+from attnspec.contract.layer_exports import load_layer
 from attnspec.contract.layer_states import State, check_state, read_state, save_state
-from attnspec.contract.operands import check_dtype, dtype_name
+from attnspec.contract.operands import Shape, check_dtype, dtype_name
 from attnspec.contract.states import map_leaves
-
-LAYERS: dict[type[LayerConfig], type[Layer]] = {}
-"""The class of layer that each class of arguments builds."""
 
 _OWN = tuple(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ("device", "dtype"))
 
@@ -36,9 +34,10 @@ class Layer(nn.Module):
     Config: ClassVar[type[LayerConfig]]
     config: Any
 
-    def __init_subclass__(cls) -> None:
-        cls.__signature__ = signature_of(cls.Config, own=_OWN)  # type: ignore[attr-defined] # read by inspect
-        LAYERS[cls.Config] = cls
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "Config" in vars(cls):  # otherwise a user's class, with a signature of its own
+            cls.__signature__ = signature_of(cls.Config, own=_OWN)  # type: ignore[attr-defined] # read by inspect
 
     def __init__(self, *args: Any, device: Any = None, dtype: torch.dtype | None = None, **options: Any) -> None:
         super().__init__()
@@ -49,6 +48,14 @@ class Layer(nn.Module):
         self.part_names = tuple(parts)
         for name, part in parts.items():
             self._add(name, part, device, dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the layer's own parameters anew; not those of the layers inside it."""
+        with torch.no_grad():
+            for name, part in self.config.parts().items():
+                if isinstance(part, ParameterSpec):
+                    _draw_initial(part, getattr(self, name))
 
     def parameter_tree(self) -> Any:
         """Return the parameters as the tree that the layer's operation takes."""
@@ -56,12 +63,12 @@ class Layer(nn.Module):
 
     def state(self) -> State:
         """Return a copy of all parameters as NumPy arrays, by their canonical names."""
-        given = dict(self.named_parameters())
+        given = self._named()
         return {name: _to_numpy(given[name]) for name in self.config.specs()}
 
     def load_state(self, state: Mapping[str, Any]) -> Self:
         """Set all parameters from a state of any framework; what does not fit is an error that names each entry."""
-        given = dict(self.named_parameters())
+        given = self._named()
         dtype = dtype_name(next(iter(given.values())).dtype) if given else "float64"
         with torch.no_grad():
             for name, array in check_state(self.config, state, dtype).items():
@@ -73,13 +80,13 @@ class Layer(nn.Module):
         save_state(path, self.config, self.state())
 
     def load(self, path: str | os.PathLike[str]) -> Self:
-        """Set all parameters from a file that `save` of any framework wrote."""
+        """Set all parameters from a file that `save` of any framework wrote for a layer that computes the same."""
         return self.load_state(read_state(path, self.config)[1])
 
     @classmethod
-    def from_config(cls, config: LayerConfig, *, device: Any = None, dtype: torch.dtype | None = None) -> Self:
-        """Build a layer from its arguments."""
-        return cls(**config.arguments(), device=device, dtype=dtype)
+    def from_layer_config(cls, config: LayerConfig, **own: Any) -> Self:
+        """Build the layer that has these arguments; `own` are those of the framework."""
+        return load_layer(__package__, config, cls)(**config.arguments(), **own)
 
     def extra_repr(self) -> str:
         """Show the arguments."""
@@ -89,23 +96,27 @@ class Layer(nn.Module):
         if part is None:
             self.register_parameter(name, None)
         elif isinstance(part, ParameterSpec):
-            self.register_parameter(name, nn.Parameter(_initial(part, device, dtype)))
+            self.register_parameter(name, nn.Parameter(torch.empty(part.shape, device=device, dtype=dtype)))
         elif isinstance(part, LayerConfig):
-            self.add_module(name, LAYERS[type(part)].from_config(part, device=device, dtype=dtype))
+            self.add_module(name, Layer.from_layer_config(part, device=device, dtype=dtype))
         else:
-            layers = [LAYERS[type(config)].from_config(config, device=device, dtype=dtype) for config in part]
+            layers = (Layer.from_layer_config(config, device=device, dtype=dtype) for config in part)
             self.add_module(name, nn.ModuleList(layers))
 
-    def _draw(self, draws: Any, like: Any) -> Any:
-        """Draw the dropouts of a call on the device of its inputs; None outside training."""
-        if not self.training:
+    def _named(self) -> dict[str, Tensor]:
+        # A parameter that two layers share has both names.
+        return dict(self.named_parameters(remove_duplicate=False))
+
+    def _draw(self, draws: Callable[..., Any], like: Any, *shapes: Shape) -> Any:
+        """Draw the dropouts of inputs of these shapes, on the device of one of them; None outside training."""
+        if not (self.training and self.config.has_dropout):
             return None
         device = like.device if isinstance(like, Tensor) else None
 
         def draw(one: Draw) -> Dropout:
             return Dropout(one.rate, torch.rand(one.shape, device=device) >= one.rate)
 
-        return map_leaves(draw, draws)
+        return map_leaves(draw, draws(self.config, *shapes))
 
 
 def _branch(part: Any) -> Any:
@@ -114,18 +125,21 @@ def _branch(part: Any) -> Any:
     return tuple(layer.parameter_tree() for layer in part) if isinstance(part, nn.ModuleList) else part
 
 
-def shape_of(inputs: Any) -> tuple[int, ...]:
-    """Return the shape of a tensor, an array or nested lists."""
-    return tuple(inputs.shape) if hasattr(inputs, "shape") else np.shape(inputs)
+def shape_of(inputs: Any) -> Shape:
+    """Return the shape of a tensor, an array or nested lists; () where there is none."""
+    try:
+        return tuple(inputs.shape) if isinstance(inputs, Tensor) else np.shape(inputs)
+    except ValueError:  # lists of unequal lengths, of which the operation itself will say so
+        return ()
 
 
-def _initial(spec: ParameterSpec, device: Any, dtype: torch.dtype | None) -> Tensor:
-    tensor = torch.empty(spec.shape, device=device, dtype=dtype)
+def _draw_initial(spec: ParameterSpec, tensor: Tensor) -> None:
     if spec.distribution == "glorot_uniform":
-        return tensor.uniform_(-spec.limit, spec.limit)
-    if spec.distribution == "normal":
-        return tensor.normal_(0.0, 0.02)
-    return tensor.fill_(1.0 if spec.distribution == "ones" else 0.0)
+        tensor.uniform_(-spec.limit, spec.limit)
+    elif spec.distribution == "normal":
+        tensor.normal_(0.0, 0.02)
+    else:
+        tensor.fill_(1.0 if spec.distribution == "ones" else 0.0)
 
 
 def _to_numpy(parameter: Tensor) -> np.ndarray[Any, Any]:

@@ -28,9 +28,9 @@ from .recipes import Array
 Make = Callable[[np.random.Generator], dict[str, Array]]
 
 BATCH, LENGTH, MEMORY, SIZE, HEADS, INNER, VOCABULARY = 2, 5, 7, 6, 3, 7, 9
-FORWARD = ("float64", "float32")
+WIDE = ("float64", "float32")
 SINGLE = ("float32",)
-HALF = ("float64", "float32", "bfloat16")
+HALF = ("float32", "bfloat16")
 
 
 def layer_designs() -> Iterator[Design]:
@@ -90,7 +90,7 @@ def both(
     cotangent: tuple[int, ...] | None,
     *,
     operation: str,
-    dtypes: tuple[str, ...] = FORWARD,
+    dtypes: tuple[str, ...] = SINGLE,
     backward: tuple[str, ...] = ("float64",),
     result: str = "output",
     **others: Any,
@@ -124,7 +124,7 @@ def _normalisation() -> Iterator[Design]:
         _SEQUENCE,
         operation="layer_norm",
         dtypes=HALF,
-        backward=FORWARD,
+        backward=WIDE,
     )
     yield from both(
         "layer-norm-epsilon",
@@ -133,7 +133,6 @@ def _normalisation() -> Iterator[Design]:
         make_of(config, inputs=_numbers(*_SEQUENCE, spread=0.1)),
         None,
         operation="layer_norm",
-        dtypes=SINGLE,
         numbers={"epsilon": 0.01},
     )
     yield from both(
@@ -143,7 +142,6 @@ def _normalisation() -> Iterator[Design]:
         make_of(config, inputs=_numbers(*_SEQUENCE, center=300.0)),
         None,
         operation="layer_norm",
-        dtypes=SINGLE,
     )
     yield from both(
         "layer-norm-poison",
@@ -152,7 +150,6 @@ def _normalisation() -> Iterator[Design]:
         _poisoned(make_of(config, inputs=_numbers(*_SEQUENCE)), "inputs"),
         None,
         operation="layer_norm",
-        dtypes=SINGLE,
         nonfinite=True,
     )
 
@@ -188,7 +185,6 @@ def _feed_forward() -> Iterator[Design]:
         make_of(config, keep=_kept(BATCH, LENGTH, INNER), **inputs),
         _SEQUENCE,
         operation="feed_forward",
-        dtypes=SINGLE,
         dropout=0.25,
     )
 
@@ -206,8 +202,8 @@ def _encoders() -> Iterator[Design]:
         make_of(config, **inputs),
         _SEQUENCE,
         numbers=heads | {"activation": "gelu"},
-        dtypes=HALF,
-        backward=FORWARD,
+        dtypes=(*WIDE, "bfloat16"),
+        backward=WIDE,
         **layer,
     )
     yield from both(
@@ -235,7 +231,6 @@ def _encoders() -> Iterator[Design]:
         _SEQUENCE,
         dropout=0.25,
         numbers=heads,
-        dtypes=SINGLE,
         **layer,
     )
     yield from both(
@@ -246,7 +241,6 @@ def _encoders() -> Iterator[Design]:
         None,
         mask=causal(),
         numbers=heads | {"activation": "silu", "rotary": {"pairing": "interleaved"}},
-        dtypes=SINGLE,
         **layer,
     )
     yield from both(
@@ -257,7 +251,6 @@ def _encoders() -> Iterator[Design]:
         None,
         mask=key_lengths([5, 3]),
         numbers=heads,
-        dtypes=SINGLE,
         nonfinite=True,
         **layer,
     )
@@ -269,18 +262,16 @@ def _encoders() -> Iterator[Design]:
         _SEQUENCE,
         operation="encoder",
         numbers=heads | {"norm": "pre", "activation": "gelu"},
-        dtypes=HALF,
     )
     yield from both(
         "encoder-post",
         ("S31",),
-        "two layers without a last normalisation, padding",
-        make_of(EncoderConfig(SIZE, HEADS, 2, hidden_size=INNER), **inputs),
+        "two layers and a last normalisation that the layers do not call for, padding",
+        make_of(EncoderConfig(SIZE, HEADS, 2, hidden_size=INNER, final_norm=True), **inputs),
         None,
         operation="encoder",
         mask=key_lengths([4, 2]),
         numbers=heads,
-        dtypes=SINGLE,
     )
 
 
@@ -309,7 +300,6 @@ def _decoders() -> Iterator[Design]:
             operation="decoder_layer",
             mask=causal(),
             numbers=heads | masks | {"norm": norm},
-            dtypes=HALF if norm == "post" else SINGLE,
         )
     yield from both(
         "decoder-layer-dropout",
@@ -330,7 +320,6 @@ def _decoders() -> Iterator[Design]:
         mask=causal(),
         dropout=0.25,
         numbers=heads,
-        dtypes=SINGLE,
     )
     yield from both(
         "decoder-pre",
@@ -351,7 +340,6 @@ def _decoders() -> Iterator[Design]:
         operation="decoder",
         mask=causal(),
         numbers=heads,
-        dtypes=SINGLE,
     )
 
 
@@ -368,8 +356,6 @@ def _inputs() -> Iterator[Design]:
         make_of(table, inputs=_given(_IDS)),
         _SEQUENCE,
         operation="embedding",
-        dtypes=HALF,
-        backward=FORWARD,
     )
     yield from both(
         "embedding-vectors",
@@ -378,7 +364,6 @@ def _inputs() -> Iterator[Design]:
         make_of(table, inputs=_numbers(BATCH, LENGTH, VOCABULARY)),
         _SEQUENCE,
         operation="embedding",
-        dtypes=SINGLE,
     )
     for offset in (0, 3):
         yield from both(
@@ -389,7 +374,6 @@ def _inputs() -> Iterator[Design]:
             None,
             operation="add_sinusoidal_positions",
             numbers={"offset": offset},
-            dtypes=FORWARD if offset else SINGLE,
         )
         yield from both(
             f"learned-added-{offset}",
@@ -399,7 +383,6 @@ def _inputs() -> Iterator[Design]:
             _SEQUENCE if offset else None,
             operation="add_learned_positions",
             numbers={"offset": offset},
-            dtypes=FORWARD if offset else SINGLE,
         )
     padded = [[True, True, True, True, False], [False, False, False, False, False], [True, False, True, False, False]]
     yield from both(
@@ -443,7 +426,6 @@ def _models() -> Iterator[Design]:
         _SEQUENCE,
         operation="text_encoder",
         numbers=heads | {"positions": "learned", "norm": "pre", "activation": "gelu"},
-        dtypes=HALF,
     )
     yield from both(
         "text-encoder-dropout",
@@ -462,7 +444,6 @@ def _models() -> Iterator[Design]:
         operation="text_encoder",
         dropout=0.25,
         numbers=heads,
-        dtypes=SINGLE,
     )
     # The tutorials' example: vocabulary 9, E = 12, H = 4, 2 layers, 2 classes.
     example = SequenceClassifierConfig(12, 4, 2, input_size=9, num_classes=2, hidden_size=INNER)
@@ -474,7 +455,6 @@ def _models() -> Iterator[Design]:
         None,
         operation="sequence_classifier",
         numbers={"num_heads": 4},
-        dtypes=SINGLE,
     )
     yield from both(
         "classifier-vectors",
@@ -508,7 +488,6 @@ def _models() -> Iterator[Design]:
         (BATCH, 3, 6),
         operation="transformer",
         numbers=heads | {"activation": "gelu"},
-        dtypes=HALF,
     )
     plain = TransformerConfig(SIZE, HEADS, num_encoder_layers=1, num_decoder_layers=1, hidden_size=INNER, norm="pre")
     yield from both(
@@ -519,7 +498,6 @@ def _models() -> Iterator[Design]:
         None,
         operation="transformer",
         numbers=heads | {"norm": "pre", "positions": "none"},
-        dtypes=SINGLE,
     )
 
 
@@ -556,13 +534,13 @@ def _caches() -> Iterator[Design]:
             make_of(config, inputs=_numbers(BATCH, new, SIZE, spread=1.5), **cache(length)),
             "layers",
             operation="cached_multi_head_attention",
-            dtypes=HALF if name == "step" else SINGLE,
+            dtypes=SINGLE,
             numbers={"num_heads": HEADS, "num_kv_heads": 1, **extra},
         )
 
 
 def _rotary() -> Iterator[Design]:
-    size, length, memory = 12, 5, 7
+    size, length, memory = 18, 5, 7
     rows: tuple[tuple[str, int, int, Mask | None, dict[str, Any], str], ...] = (
         ("half-split", length, length, causal(), {"pairing": "half_split"}, "queries and keys turn by their position"),
         ("interleaved", length, length, None, {"pairing": "interleaved", "base": 100.0}, "the other pairing, a base"),
@@ -571,8 +549,8 @@ def _rotary() -> Iterator[Design]:
             3,
             memory,
             causal("end"),
-            {"pairing": "half_split", "rotary_dim": 2, "offset": "end"},
-            "queries stand at the end of the keys, and two components of four turn",
+            {"pairing": "half_split", "rotary_dim": 4, "offset": "end"},
+            "queries stand at the end of the keys, and four components of six turn",
         ),
     )
     for name, queries, keys, mask, rotary, hunts in rows:
@@ -594,5 +572,4 @@ def _rotary() -> Iterator[Design]:
             operation="multi_head_attention",
             mask=mask,
             numbers={"num_heads": 3, "num_kv_heads": None, "rotary": rotary},
-            dtypes=SINGLE if name != "half-split" else FORWARD,
         )

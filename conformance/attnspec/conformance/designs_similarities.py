@@ -16,7 +16,7 @@ from attnspec.contract.attention_configs import (
 from attnspec.contract.block_configs import LinearConfig
 
 from .design import SQUARE, Design
-from .designs_layers import FORWARD, HALF, SINGLE, Make, both, drawn, make_of
+from .designs_layers import HALF, WIDE, Make, both, drawn, make_of
 from .recipes import Array, Shape, peaked
 
 
@@ -85,7 +85,6 @@ def _hard() -> Iterator[Design]:
         _rows(_SMALL),
         numbers={"top_k": 1},
         dtypes=HALF,
-        backward=FORWARD,
         **operation,
     )
     yield from both(
@@ -105,6 +104,7 @@ def _hard() -> Iterator[Design]:
         None,
         numbers={"top_k": 2},
         scale=1.0,
+        dtypes=WIDE,
         **operation,
     )
     yield from both(
@@ -115,7 +115,6 @@ def _hard() -> Iterator[Design]:
         _rows(_SMALL),
         numbers={"top_k": 3},
         mask=key_lengths([2, 0]),
-        dtypes=SINGLE,
         **operation,
     )
     yield from both(
@@ -125,7 +124,6 @@ def _hard() -> Iterator[Design]:
         _apart(_SMALL, noise=True),
         _rows(_SMALL),
         numbers={"top_k": 2},
-        dtypes=SINGLE,
         **operation,
     )
     yield from both(
@@ -138,7 +136,6 @@ def _hard() -> Iterator[Design]:
         mask=sliding_window(2, 1, 0),
         softcap=4.0,
         scale=-0.7,
-        dtypes=SINGLE,
         **operation,
     )
 
@@ -160,8 +157,7 @@ def _additive() -> Iterator[Design]:
         "queries and keys of different sizes, projected, with a bias inside the tanh",
         _with_parameters(uneven, AdditiveAttentionConfig(4, key_size=6, hidden_size=5, use_bias=True)),
         _rows(_SMALL_GROUPED),
-        dtypes=HALF,
-        backward=FORWARD,
+        dtypes=(*WIDE, "bfloat16"),
         **operation,
     )
     yield from both(
@@ -174,13 +170,12 @@ def _additive() -> Iterator[Design]:
         _rows(_SMALL),
         mask=sliding_window(1, 2, 0),
         scale=2.5,
-        dtypes=SINGLE,
         **operation,
     )
 
 
 def _bilinear_and_cosine() -> Iterator[Design]:
-    def bilinear(rng: np.random.Generator) -> dict[str, Array]:
+    def uneven(rng: np.random.Generator) -> dict[str, Array]:
         tensors = peaked(rng, _SMALL_GROUPED)
         keys = rng.standard_normal((*tensors["key"].shape[:-1], 6))
         return tensors | {"key": keys, "weight": rng.standard_normal((4, 6)) / 2.0}
@@ -188,23 +183,21 @@ def _bilinear_and_cosine() -> Iterator[Design]:
     yield from both(
         "bilinear",
         ("S24",),
-        "queries and keys of different sizes through one weight, unscaled",
-        bilinear,
+        "a square weight that is not symmetric, unscaled, grouped heads",
+        _core(_SMALL_GROUPED, weight=lambda rng: rng.standard_normal((4, 4)) / 2.0),
         _rows(_SMALL_GROUPED),
         operation="bilinear_attention",
-        dtypes=HALF,
     )
     yield from both(
         "bilinear-masked",
         ("S24", "S6"),
-        "padding, an empty row, scale and softcap",
-        bilinear,
+        "queries and keys of different sizes, padding, an empty row, scale and softcap",
+        uneven,
         None,
         operation="bilinear_attention",
         mask=key_lengths([4, 0]),
         scale=0.5,
         softcap=3.0,
-        dtypes=SINGLE,
     )
 
     def cosine(rng: np.random.Generator) -> dict[str, Array]:
@@ -232,7 +225,6 @@ def _bilinear_and_cosine() -> Iterator[Design]:
         _rows(SQUARE),
         operation="cosine_attention",
         mask=causal(),
-        dtypes=SINGLE,
     )
 
 
@@ -251,7 +243,6 @@ def _gates() -> Iterator[Design]:
         make_of(LinearConfig(6, 3), inputs=_inputs(*_INPUTS)),
         (2, 5, 3),
         operation="attention_gate",
-        dtypes=HALF,
     )
     yield from both(
         "attention-gate-saturated",
@@ -260,7 +251,6 @@ def _gates() -> Iterator[Design]:
         make_of(LinearConfig(6, 3), inputs=_inputs(*_INPUTS, spread=200.0)),
         None,
         operation="attention_gate",
-        dtypes=SINGLE,
     )
     yield from both(
         "gated-input",
@@ -278,8 +268,6 @@ def _gates() -> Iterator[Design]:
         make_of(GatedAttentionConfig(6, 3, 5, score_size=4), inputs=_inputs(*_INPUTS)),
         (2, 5, 5),
         operation="gated_attention",
-        dtypes=HALF,
-        backward=FORWARD,
     )
 
 
@@ -312,7 +300,7 @@ def _cell() -> Iterator[Design]:
         "outputs and both parts of the state from a state that is not zero",
         plain,
         None,
-        dtypes=HALF,
+        dtypes=(*WIDE, "bfloat16"),
         **operation,
     )
     yield from both(
@@ -332,7 +320,6 @@ def _cell() -> Iterator[Design]:
         ),
         None,
         dropout=0.3,
-        dtypes=SINGLE,
         **operation,
     )
     for name, make in (("cell", plain), ("cell-padded", padded)):
@@ -342,7 +329,7 @@ def _cell() -> Iterator[Design]:
             ("S28",),
             "gradients: through outputs, memory and output state at once",
             lambda rng, make=cotangent: make(rng) | {"outputs_cotangent": rng.standard_normal((batch, classes))},
-            dtypes=FORWARD if name == "cell" else ("float64",),
+            dtypes=("float64",),
             direction="backward",
             **shared,
         )

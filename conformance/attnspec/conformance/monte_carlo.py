@@ -26,7 +26,7 @@ import numpy as np
 from attnspec.contract.operands import FLOATING, dtype_name
 
 from .bounds import smallest_normal
-from .near_decisions import Decisions
+from .near_decisions import Decisions, mean_of_row
 from .noisy_arrays import Noise, plain
 from .profiles import Profile
 
@@ -75,8 +75,8 @@ def _bound(exact: Array, variance: Array, profile: Profile) -> Array:
     is_finite = np.isfinite(exact)
     size = np.abs(np.where(is_finite, exact, 0.0))
     variance = np.where(is_finite, variance, 0.0)
-    row = variance.mean(axis=-1, keepdims=True) if variance.ndim else variance
-    scatter = np.sqrt(variance + row + variance.mean() / 4.0) if variance.size else variance
+    whole = mean_of_row(variance.reshape(-1))[0]
+    scatter = np.sqrt(variance + mean_of_row(variance) + whole / 4.0)
     underflow = (2 + size.size) * smallest_normal(profile) * (1.0 + size.max(initial=0.0))
     underflow = underflow + 2.0**-24 if profile.dtype == "float16" else underflow
     bound = FACTOR * scatter + 2.0 * profile.output * size + underflow

@@ -65,6 +65,13 @@ class Decisions:
         mean = margins.mean(axis=0)
         own = ((margins - mean) ** 2).sum(axis=0) / (len(margins) - 1)
         # Four runs may scatter less than they should; the other margins of a row say how much that is.
-        row = own.mean(axis=-1, keepdims=True, where=np.isfinite(own)) if own.ndim else own
-        is_near = (own > 0.0) & (np.abs(mean) < REACH * np.sqrt(own + row))
+        is_near = (own > 0.0) & (np.abs(mean) < REACH * np.sqrt(own + mean_of_row(own)))
         return np.where(is_near, self._rng.integers(LEARNING, self._runs, mean.shape), -1), mean
+
+
+def mean_of_row(variance: Array) -> Array:
+    """Average what is finite over the last axis, which stays with size 1."""
+    if not variance.ndim:
+        return variance
+    known = np.where(np.isfinite(variance), variance, 0.0)
+    return np.asarray(known.sum(axis=-1, keepdims=True) / max(variance.shape[-1], 1))

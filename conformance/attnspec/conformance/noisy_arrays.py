@@ -6,7 +6,7 @@ in [−1, 1], drawn anew for each element:
 rounding         r → r (1 + u ξ) before a result r is used, in every use with another ξ: an implementation may compute
                  the same number twice, and differently. u is u_o, that of the dtype in which numbers are stored, or
                  4 c_e u_a for functions such as exp, tanh or log (half of it for an argument that came to them rounded,
-                 u_a |x|), or u_m for a matrix product, if that is more.
+                 u_a |x|), or 2 u_m for a matrix product, if that is more.
 sums, products   of n terms: √n u_a Σ|terms| ξ besides (√(n − 1) for a plain sum); the factors of a matrix product are
                  rounded before by u_m.
 sine and cosine  the angle, p θ computed in the accumulation dtype, errs by (4 + |ln θ|) u_a of itself.
@@ -94,8 +94,9 @@ class Noise:
 
     def rounded(self, array: Array, roundoff: float) -> Array:
         """Round once."""
-        # float64 itself has no 1 + u ξ; half as much again becomes 1 − u, 1 or 1 + 2u, without a bias.
-        return array * self._draw(array.shape, 1.0, 1.5 * roundoff if roundoff == FP64 else roundoff)
+        if roundoff == FP64:  # float64 itself, in which this is computed, has no 1 + u ξ
+            return plus(array, array * self.errors(array.shape, roundoff))
+        return array * self._draw(array.shape, 1.0, roundoff)
 
     def stored(self, array: Array, pending: float) -> Array:
         """Round a result that is about to be used, at float16 with the absolute error of subnormal numbers."""
@@ -122,6 +123,11 @@ class Noisy(np.ndarray[Any, Any]):
         if isinstance(source, Noisy):
             self.noise, self.pending = source.noise, source.pending
 
+    def __getitem__(self, index: Any) -> Any:
+        # NumPy makes an element a scalar, which would be exact from then on.
+        found = super().__getitem__(index)
+        return found if isinstance(found, np.ndarray) else self.noise.noisy(np.asarray(found), self.pending)
+
     def __setitem__(self, index: Any, values: Any) -> None:
         self.pending = max(self.pending, _pending((values,)))
         super().__setitem__(index, values)
@@ -144,7 +150,7 @@ class Noisy(np.ndarray[Any, Any]):
             pending = _pending(inputs)
         else:
             pending = noise.accumulation if name in _ROUNDED else noise.elementary
-            pending = max(pending, noise.products) if name == "matmul" else pending
+            pending = max(pending, 2 * noise.products) if name == "matmul" else pending
             result = _summed(noise, result, name, method, operands, kwargs)
         if result.dtype.kind == "f":
             result = noise.noisy(result, pending)
@@ -195,11 +201,12 @@ def _operand(noise: Noise, operand: Any, name: str) -> Any:
 
 
 def _moved(noise: Noise, result: Any, pending: float) -> Any:
-    """Make the floating arrays that a NumPy function returned noisy."""
+    """Make the floating arrays that a NumPy function returned noisy, and all others plain."""
     if isinstance(result, list | tuple):
         return type(result)(_moved(noise, each, pending) for each in result)
-    is_floating = isinstance(result, np.ndarray) and result.dtype.kind == "f"
-    return noise.noisy(result, pending) if is_floating else result
+    if not isinstance(result, np.ndarray):
+        return result
+    return noise.noisy(result, pending) if result.dtype.kind == "f" else result.view(np.ndarray)
 
 
 def _decided(noise: Noise, ufunc: np.ufunc, operands: list[Any], result: Array) -> Array:

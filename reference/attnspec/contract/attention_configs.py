@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .checks import Checks
 from .layer_config import (
     LayerConfig,
     ParameterSpec,
@@ -49,7 +50,8 @@ class SelfAttentionConfig(LayerConfig):
     softcap: float | None = None
     dropout_rate: float = 0.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the arguments."""
         check_count("model_size", self.model_size)
         _check_sizes(head_dim=self.head_dim, value_dim=self.value_dim)
         _check_scores(self.scale, self.softcap)
@@ -89,7 +91,8 @@ class DotProductAttentionConfig(LayerConfig):
     use_scale: bool = False
     dropout_rate: float = 0.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the arguments."""
         _check_scores(self.scale, self.softcap)
         check_rate("dropout_rate", self.dropout_rate)
         if check_flag("use_scale", self.use_scale) and self.scale is not None:
@@ -125,7 +128,8 @@ class KeyValueAttentionConfig(LayerConfig):
     softcap: float | None = None
     dropout_rate: float = 0.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the arguments."""
         check_count("head_dim", self.head_dim)
         _check_sizes(query_size=self.query_size)
         _check_scores(self.scale, self.softcap)
@@ -186,7 +190,8 @@ class MultiHeadAttentionConfig(LayerConfig):
     dropout_rate: float = 0.0
     output_dropout_rate: float = 0.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the arguments."""
         check_count("model_size", self.model_size)
         check_heads(self.num_heads, self.num_kv_heads)
         _check_sizes(
@@ -201,7 +206,7 @@ class MultiHeadAttentionConfig(LayerConfig):
         object.__setattr__(self, "use_bias", _check_biases(self.use_bias))
         check_flag("use_sinks", self.use_sinks)
         object.__setattr__(self, "window", _check_window(self.window))
-        check_rotary(self.rotary)
+        _check_rotary(self.rotary, self.query_dim)
         _check_scores(self.scale, self.softcap)
         check_rate("dropout_rate", self.dropout_rate)
         check_rate("output_dropout_rate", self.output_dropout_rate)
@@ -247,16 +252,26 @@ class MultiHeadAttentionConfig(LayerConfig):
         """Return the options of every call."""
         return {
             "num_heads": self.num_heads,
-            "num_kv_heads": self.num_kv_heads,
+            "num_kv_heads": self.kv_heads,
             "scale": self.scale,
             "softcap": self.softcap,
             "rotary": self.rotary,
         }
 
+    def meaning(self) -> dict[str, Any]:
+        """Return what decides, beside the parameters, what the layer computes in evaluation."""
+        return {**self.settings(), "window": self.window}
+
     def settings_at(self, offset: Any) -> dict[str, Any]:
         """Return the options of a call whose query 0 stands at key position `offset`, None where it says nothing."""
         settings = self.settings()
-        if offset is not None and self.rotary is not None:
+        if offset is None:
+            return settings
+        if self.window is None and self.rotary is None:
+            raise ValueError("`offset` says where queries stand for `window` and `rotary`; this layer has neither")
+        if self.rotary is not None:
+            if self.rotary.offset is not None:
+                raise ValueError(f"`offset` is given twice: in the call, and in the layer's own {self.rotary!r}")
             settings["rotary"] = replace(self.rotary, offset=offset)
         return settings
 
@@ -285,7 +300,8 @@ class HardAttentionConfig(LayerConfig):
     scale: float | None = None
     softcap: float | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the arguments."""
         check_count("top_k", self.top_k)
         _check_scores(self.scale, self.softcap)
 
@@ -323,7 +339,8 @@ class AdditiveAttentionConfig(LayerConfig):
     softcap: float | None = None
     dropout_rate: float = 0.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the arguments."""
         check_count("query_size", self.query_size)
         _check_sizes(key_size=self.key_size, hidden_size=self.hidden_size)
         check_flag("use_projections", self.use_projections)
@@ -375,7 +392,8 @@ class GatedAttentionConfig(LayerConfig):
     _: KW_ONLY
     score_size: int = 64
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the arguments."""
         for name in ("input_size", "num_heads", "num_units", "score_size"):
             check_count(name, getattr(self, name))
 
@@ -418,7 +436,8 @@ class GatedAttentionCellConfig(LayerConfig):
     score_size: int = 64
     dropout_rate: float = 0.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the arguments."""
         for name in ("model_size", "num_heads", "output_size", "score_size"):
             check_count(name, getattr(self, name))
         check_divides(self.model_size, self.num_heads)
@@ -454,10 +473,15 @@ def check_divides(model_size: int, num_heads: int) -> None:
         raise ValueError(f"`num_heads` must divide `model_size`; got {num_heads} heads and a size of {model_size}")
 
 
-def check_rotary(rotary: Any) -> None:
-    """Check the class of a rotary option."""
-    if rotary is not None and not isinstance(rotary, Rotary):
+def _check_rotary(rotary: Any, head_dim: int) -> None:
+    """Check that a rotary option turns heads of this size, and is the same at every call."""
+    if rotary is None:
+        return
+    if not isinstance(rotary, Rotary):
         raise TypeError(f"`rotary` must be Rotary(pairing, …); got {describe(rotary)}")
+    if not (rotary.offset is None or isinstance(rotary.offset, int | str)):
+        raise ValueError(f"the `offset` of a layer's `rotary` must be an int, 'end' or None; got {rotary!r}")
+    rotary.check_head(head_dim, Checks(lambda name, value: None, np.shape))  # noqa: ARG005 - no tensor is looked at
 
 
 def _check_sizes(**sizes: int | None) -> None:

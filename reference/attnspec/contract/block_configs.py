@@ -5,18 +5,9 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, ClassVar
 
-from .attention_configs import MultiHeadAttentionConfig, check_divides, check_rotary
-from .blocks import ACTIVATIONS, NORMS
-from .layer_config import (
-    LayerConfig,
-    ParameterSpec,
-    Part,
-    check_choice,
-    check_count,
-    check_flag,
-    check_number,
-    check_rate,
-)
+from .attention_configs import MultiHeadAttentionConfig, check_divides
+from .blocks import NORMS, check_activation, check_epsilon
+from .layer_config import LayerConfig, ParameterSpec, Part, check_choice, check_count, check_flag, check_rate
 from .layer_parameters import (
     DecoderLayerParameters,
     DecoderParameters,
@@ -50,7 +41,8 @@ class LinearConfig(LayerConfig):
     _: KW_ONLY
     use_bias: bool = True
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the arguments."""
         check_count("input_size", self.input_size)
         check_count("output_size", self.output_size)
         check_flag("use_bias", self.use_bias)
@@ -79,7 +71,8 @@ class SinusoidalPositionsConfig(LayerConfig):
     _: KW_ONLY
     base: float = 10000.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the arguments."""
         check_even(self.model_size)
         check_base(self.base)
 
@@ -103,7 +96,8 @@ class LearnedPositionsConfig(LayerConfig):
     max_length: int
     model_size: int
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the arguments."""
         check_count("max_length", self.max_length)
         check_count("model_size", self.model_size)
 
@@ -131,9 +125,10 @@ class LayerNormConfig(LayerConfig):
     epsilon: float = 1e-5
     use_bias: bool = True
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the arguments."""
         check_count("model_size", self.model_size)
-        check_number("epsilon", self.epsilon, positive=True)
+        check_epsilon(self.epsilon)
         check_flag("use_bias", self.use_bias)
 
     def parts(self) -> dict[str, Part]:
@@ -171,11 +166,12 @@ class FeedForwardConfig(LayerConfig):
     use_bias: bool = True
     dropout_rate: float = 0.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the arguments."""
         check_count("model_size", self.model_size)
         if self.hidden_size is not None:
             check_count("hidden_size", self.hidden_size)
-        check_choice("activation", self.activation, ACTIVATIONS)
+        check_activation(self.activation)
         check_flag("use_bias", self.use_bias)
         check_rate("dropout_rate", self.dropout_rate)
 
@@ -228,18 +224,19 @@ class BlockConfig(LayerConfig):
     rotary: Rotary | None = None
     dropout_rate: float = 0.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the arguments."""
         check_count("model_size", self.model_size)
         check_heads(self.num_heads, self.num_kv_heads)
         check_divides(self.model_size, self.num_heads)
         if self.hidden_size is not None:
             check_count("hidden_size", self.hidden_size)
         check_choice("norm", self.norm, NORMS)
-        check_choice("activation", self.activation, ACTIVATIONS)
-        check_number("epsilon", self.epsilon, positive=True)
+        check_activation(self.activation)
+        check_epsilon(self.epsilon)
         check_flag("use_bias", self.use_bias)
-        check_rotary(self.rotary)
         check_rate("dropout_rate", self.dropout_rate)
+        self.attention()  # which looks at what only concerns it, `rotary`
 
     @property
     def inner_size(self) -> int:
@@ -250,7 +247,7 @@ class BlockConfig(LayerConfig):
         """Return the options of every call."""
         return {
             "num_heads": self.num_heads,
-            "num_kv_heads": self.num_kv_heads,
+            "num_kv_heads": self.num_heads if self.num_kv_heads is None else self.num_kv_heads,
             "norm": self.norm,
             "activation": self.activation,
             "epsilon": self.epsilon,
@@ -337,8 +334,9 @@ class StackConfig(BlockConfig):
     _: KW_ONLY
     final_norm: bool | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Check the arguments."""
+        super().check()
         check_count("num_layers", self.num_layers, 0)
         if self.final_norm is not None:
             check_flag("final_norm", self.final_norm)

@@ -62,12 +62,12 @@ def check_empty(
     return (*batch, heads, capacity, key_size), (*batch, heads, capacity, value_size), name
 
 
-def check_cache_dtypes(cache: Mapping[str, Operand], dtype: str, wide: str) -> None:
-    """Check that keys and values, by path, have the dtype of the inputs, or the one that they accumulate in."""
+def check_cache_dtypes(cache: Mapping[str, Operand], dtype: str, *wide: str) -> None:
+    """Check that keys and values, by path, have the dtype of the inputs, or one that they may accumulate in."""
     for path, operand in cache.items():
         check_dtype(f"{path}` of `cache", operand.dtype)
-        if operand.dtype not in (dtype, wide):
-            allowed = " or ".join(sorted({dtype, wide}))
+        if operand.dtype not in (dtype, *wide):
+            allowed = " or ".join(sorted({dtype, *wide}))
             raise TypeError(f"`{path}` of `cache` must have dtype {allowed} beside {dtype} inputs; got {operand.dtype}")
     if len({operand.dtype for operand in cache.values()}) > 1:
         listed = ", ".join(f"{path} {operand.dtype}" for path, operand in cache.items())

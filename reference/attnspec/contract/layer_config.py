@@ -8,11 +8,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
+import ml_dtypes
 import numpy as np
 
-from .operands import as_float, describe
-
-DISTRIBUTIONS = ("glorot_uniform", "normal", "zeros", "ones")
+from .operands import FLOATING, as_float, describe
+from .parameter_checks import build_tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,16 @@ class LayerConfig:
     tree: ClassVar[Any] = None
     """The class of parameter tree that the layer's operation takes; None where it takes none."""
 
+    def __post_init__(self) -> None:
+        # Python's numbers: a file of a state holds them as JSON.
+        for name, value in self.arguments().items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError or TypeError for an argument that makes no layer."""
+
     def parts(self) -> dict[str, Part]:
         """Name the layer's parameters and the layers inside it, in the order of the state."""
         return {}
@@ -51,6 +61,15 @@ class LayerConfig:
     def settings(self) -> dict[str, Any]:
         """Return the options that the layer passes to its operation at every call."""
         return {}
+
+    def meaning(self) -> dict[str, Any]:
+        """Return what decides, beside the parameters, what the layer computes in evaluation."""
+        return self.settings()
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether the layer drops anything in training."""
+        return any(value for name, value in self.arguments().items() if name.endswith("dropout_rate"))
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments that build this layer, by name."""
@@ -75,19 +94,9 @@ class LayerConfig:
                     found |= layer.specs(f"{prefix}{name}.{i}.")
         return found
 
-    def parameter_tree(self, values: Mapping[str, Any], prefix: str = "") -> Any:
+    def parameter_tree(self, values: Mapping[str, Any]) -> Any:
         """Build the tree that the layer's operation takes from values by their path; None where one is missing."""
-        branches: dict[str, Any] = {}
-        for name, part in self.parts().items():
-            if isinstance(part, LayerConfig):
-                branches[name] = part.parameter_tree(values, f"{prefix}{name}.")
-            elif isinstance(part, tuple):
-                branches[name] = tuple(
-                    layer.parameter_tree(values, f"{prefix}{name}.{i}.") for i, layer in enumerate(part)
-                )
-            else:
-                branches[name] = values.get(prefix + name)
-        return self.assemble(branches)
+        return None if self.tree is None else build_tree(self.tree, values)
 
     def assemble(self, branches: Mapping[str, Any]) -> Any:
         """Put parameters and the trees of inner layers, by name, into the tree that the layer's operation takes."""
@@ -114,13 +123,18 @@ def configure(config: type[Config], args: tuple[Any, ...], options: Mapping[str,
     return config(*bound.args, **bound.kwargs)
 
 
-def initial_state(config: LayerConfig, seed: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Draw the parameters of a layer, float64 and the same on every machine, for every framework to begin from.
+def initial_state(config: LayerConfig, seed: int, *, dtype: str = "float64") -> dict[str, np.ndarray[Any, Any]]:
+    """Draw the parameters of a layer by NumPy, for every framework to begin from the same ones.
 
-    Each parameter is drawn from the distribution that `ParameterSpec` documents, in the order of the state.
+    Each parameter is drawn in float64, from the distribution that `ParameterSpec` documents, in the order of the state,
+    and rounded to the dtype (float64, float32, bfloat16 or float16).
     """
+    if not isinstance(config, LayerConfig):
+        raise TypeError(f"`config` must be the arguments of a layer, such as EncoderConfig(…); got {describe(config)}")
+    check_choice("dtype", dtype, FLOATING)
     generator = np.random.Generator(np.random.PCG64(check_count("seed", seed, 0)))
-    return {name: _draw(spec, generator) for name, spec in config.specs().items()}
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    return {name: _draw(spec, generator).astype(kind) for name, spec in config.specs().items()}
 
 
 def _draw(spec: ParameterSpec, generator: np.random.Generator) -> np.ndarray[Any, Any]:

@@ -1,10 +1,15 @@
-"""Which dropouts a layer draws in training: their rates and shapes, in the trees that the operations take."""
+"""Which dropouts a layer draws in training: their rates and shapes, in the trees that the operations take.
+
+Every function takes the arguments of a layer and the shapes of its inputs. Where these have too few axes it returns
+None: the operation itself says what is wrong with them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from .attention_configs import MultiHeadAttentionConfig
+from .attention_configs import GatedAttentionCellConfig, MultiHeadAttentionConfig
 from .block_configs import BlockConfig, FeedForwardConfig, StackConfig
 from .layer_results import DecoderLayerDropout, EncoderLayerDropout, TextEncoderDropout, TransformerDropout
 from .model_configs import SequenceClassifierConfig, TextEncoderConfig, TransformerConfig
@@ -19,91 +24,106 @@ class Draw:
     shape: Shape
 
 
-def single_head_draw(rate: float, batch: Shape, query_length: Size, key_length: Size) -> Draw | None:
-    """Return the draw of weights whose attention has one head and takes keep arrays with a head axis."""
-    return Draw(rate, (*batch, 1, query_length, key_length)) if rate else None
+def pair_draw(config: Any, query: Shape, key: Shape) -> Draw | None:
+    """Return the draw of the weights of queries (*B, Tq, ·) and keys (*B, Tk, ·), heads among the batch axes."""
+    return None if min(len(query), len(key)) < 2 else _draw(config.dropout_rate, *query[:-1], key[-2])
+
+
+def self_attention_draw(config: Any, inputs: Shape) -> Draw | None:
+    """Return the draw of the weights of a self-attention with one head over (*B, T, ·)."""
+    return None if len(inputs) < 2 else _draw(config.dropout_rate, *inputs[:-2], 1, inputs[-2], inputs[-2])
+
+
+def key_value_draw(config: Any, keys: Shape) -> Draw | None:
+    """Return the draw of the weights of one query over keys (*B, S, ·)."""
+    return None if len(keys) < 2 else _draw(config.dropout_rate, *keys[:-2], 1, 1, keys[-2])
 
 
 def multi_head_draws(
-    config: MultiHeadAttentionConfig, batch: Shape, query_length: Size, key_length: Size
-) -> tuple[Draw | None, Draw | None]:
-    """Return the draws of the weights and of the output."""
-    output_size = config.output_size or config.model_size
-    weights, output = config.dropout_rate, config.output_dropout_rate
+    config: MultiHeadAttentionConfig, query: Shape, key: Shape
+) -> tuple[Draw | None, Draw | None] | None:
+    """Return the draws of the weights and of the output, for query inputs (*B, Tq, ·) and key inputs (*B, Tk, ·)."""
+    if min(len(query), len(key)) < 2:
+        return None
+    *batch, length, _ = query
     return (
-        Draw(weights, (*batch, config.num_heads, query_length, key_length)) if weights else None,
-        Draw(output, (*batch, query_length, output_size)) if output else None,
+        _draw(config.dropout_rate, *batch, config.num_heads, length, key[-2]),
+        _draw(config.output_dropout_rate, *batch, length, config.output_size or config.model_size),
     )
 
 
-def feed_forward_draw(config: FeedForwardConfig, leading: Shape) -> Draw | None:
-    """Return the draw of the hidden units of (*leading, E)."""
-    return Draw(config.dropout_rate, (*leading, config.inner_size)) if config.dropout_rate else None
+def cell_draw(config: GatedAttentionCellConfig, inputs: Shape) -> Draw | None:
+    """Return the draw of a cell's distribution over the positions of (*B, T, ·)."""
+    units = config.model_size // config.num_heads
+    return None if len(inputs) < 2 else _draw(config.dropout_rate, *inputs[:-1], units)
 
 
-def encoder_layer_draws(config: BlockConfig, batch: Shape, length: Size) -> EncoderLayerDropout | None:
-    """Return the draws of an encoder layer."""
-    rate = config.dropout_rate
-    if not rate:
+def feed_forward_draw(config: FeedForwardConfig, inputs: Shape) -> Draw | None:
+    """Return the draw of the hidden units of (*B, T, ·)."""
+    return None if len(inputs) < 2 else _draw(config.dropout_rate, *inputs[:-1], config.inner_size)
+
+
+def encoder_layer_draws(config: BlockConfig, inputs: Shape) -> EncoderLayerDropout | None:
+    """Return the draws of an encoder layer over (*B, T, ·)."""
+    if not config.dropout_rate or len(inputs) < 2:
         return None
-    added = Draw(rate, (*batch, length, config.model_size))
+    *batch, length, _ = inputs
+    added = _draw(config.dropout_rate, *batch, length, config.model_size)
     return EncoderLayerDropout(
-        Draw(rate, (*batch, config.num_heads, length, length)),
-        added,
-        Draw(rate, (*batch, length, config.inner_size)),
-        added,
+        weights=_draw(config.dropout_rate, *batch, config.num_heads, length, length),
+        attention=added,
+        hidden=_draw(config.dropout_rate, *batch, length, config.inner_size),
+        feed_forward=added,
     )
 
 
-def decoder_layer_draws(
-    config: BlockConfig, batch: Shape, length: Size, memory_length: Size
-) -> DecoderLayerDropout | None:
-    """Return the draws of a decoder layer."""
-    own = encoder_layer_draws(config, batch, length)
-    if own is None:
+def decoder_layer_draws(config: BlockConfig, inputs: Shape, memory: Shape) -> DecoderLayerDropout | None:
+    """Return the draws of a decoder layer over (*B, T, ·) and a memory (*B, S, ·)."""
+    own = encoder_layer_draws(config, inputs)
+    if own is None or len(memory) < 2:
         return None
-    cross = Draw(config.dropout_rate, (*batch, config.num_heads, length, memory_length))
-    return DecoderLayerDropout(own.weights, own.attention, cross, own.attention, own.hidden, own.feed_forward)
+    return DecoderLayerDropout(
+        **own._asdict(),
+        cross_weights=_draw(config.dropout_rate, *inputs[:-2], config.num_heads, inputs[-2], memory[-2]),
+        cross_attention=own.attention,
+    )
 
 
-def encoder_draws(config: StackConfig, batch: Shape, length: Size) -> tuple[EncoderLayerDropout | None, ...] | None:
+def encoder_draws(config: StackConfig, inputs: Shape) -> tuple[EncoderLayerDropout | None, ...] | None:
     """Return the draws of a stack of encoder layers."""
-    layer = encoder_layer_draws(config, batch, length)
+    layer = encoder_layer_draws(config, inputs)
     return None if layer is None else (layer,) * config.num_layers
 
 
-def decoder_draws(
-    config: StackConfig, batch: Shape, length: Size, memory_length: Size
-) -> tuple[DecoderLayerDropout | None, ...] | None:
+def decoder_draws(config: StackConfig, inputs: Shape, memory: Shape) -> tuple[DecoderLayerDropout | None, ...] | None:
     """Return the draws of a stack of decoder layers."""
-    layer = decoder_layer_draws(config, batch, length, memory_length)
+    layer = decoder_layer_draws(config, inputs, memory)
     return None if layer is None else (layer,) * config.num_layers
 
 
 def text_encoder_draws(
-    config: TextEncoderConfig | SequenceClassifierConfig, batch: Shape, length: Size
+    config: TextEncoderConfig | SequenceClassifierConfig, tokens: Shape
 ) -> TextEncoderDropout | None:
-    """Return the draws of a text encoder, or of the one in a classifier."""
-    if not config.dropout_rate:
+    """Return the draws of a text encoder, or of the one in a classifier, over tokens (*B, T)."""
+    if not config.dropout_rate or len(tokens) < 1:
         return None
-    return TextEncoderDropout(
-        Draw(config.dropout_rate, (*batch, length, config.model_size)),
-        encoder_draws(config.encoder_config(config.num_layers), batch, length),
-    )
+    embedded = (*tokens, config.model_size)
+    layers = encoder_draws(config.encoder_config(config.num_layers), embedded)
+    return TextEncoderDropout(_draw(config.dropout_rate, *embedded), layers)
 
 
-def transformer_draws(
-    config: TransformerConfig, batch: Shape, source_length: Size, target_length: Size
-) -> TransformerDropout | None:
-    """Return the draws of a Transformer."""
-    rate, size = config.dropout_rate, config.model_size
-    if not rate:
+def transformer_draws(config: TransformerConfig, source: Shape, target: Shape) -> TransformerDropout | None:
+    """Return the draws of a Transformer over tokens (*B, Ts) and (*B, Tt)."""
+    if not config.dropout_rate or min(len(source), len(target)) < 1:
         return None
-    encoder = config.encoder_config(config.num_encoder_layers)
-    decoder = config.decoder_config(config.num_decoder_layers)
+    embedded = (*source, config.model_size), (*target, config.model_size)
     return TransformerDropout(
-        Draw(rate, (*batch, source_length, size)),
-        Draw(rate, (*batch, target_length, size)),
-        encoder_draws(encoder, batch, source_length),
-        decoder_draws(decoder, batch, target_length, source_length),
+        source=_draw(config.dropout_rate, *embedded[0]),
+        target=_draw(config.dropout_rate, *embedded[1]),
+        encoder=encoder_draws(config.encoder_config(config.num_encoder_layers), embedded[0]),
+        decoder=decoder_draws(config.decoder_config(config.num_decoder_layers), embedded[1], embedded[0]),
     )
+
+
+def _draw(rate: float, *shape: Size) -> Draw | None:
+    return Draw(rate, shape) if rate else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -83,6 +84,59 @@ def check_state(config: LayerConfig, state: Any, dtype: str) -> State:
     Every entry that is missing, unknown or misshapen is named. An entry of another dtype is taken if each of its
     numbers is one of the layer's dtype too: float32 by a float64 layer, not the other way round.
     """
+    arrays = _check_entries(config, state)
+    return {name: _convert(name, array, dtype) for name, array in arrays.items()}
+
+
+def recognise(state: Mapping[str, Array]) -> str | None:
+    """Name the class of layer that has entries of these names and ranks, None where there is none or more than one."""
+    found = {(_pattern(name), array.ndim) for name, array in state.items()}
+    fitting = [layer for layer, (always, ever) in _entries_by_layer().items() if always <= found <= ever]
+    return fitting[0] if found and len(fitting) == 1 else None
+
+
+def save_state(path: str | os.PathLike[str], config: LayerConfig, state: Mapping[str, Any]) -> None:
+    """Write a state, and the arguments of its layer, to a safetensors file."""
+    arrays = _check_entries(config, state)
+    metadata = {"format": _FORMAT, "layer": config.layer, "arguments": json.dumps(arguments_to_json(config))}
+    Path(path).write_bytes(write_tensors(arrays, metadata))
+
+
+def read_state(path: str | os.PathLike[str], config: LayerConfig | None = None) -> tuple[LayerConfig, State]:
+    """Read the arguments and the state of a layer from a file that `save_state`, or a layer's `save`, wrote.
+
+    With `config`, the arguments of the layer that is to take the state, refuse that of another class of layer, and of
+    one that computes something else: with another activation, another window. Dropouts may differ.
+    """
+    payload = Path(path).read_bytes()
+    try:
+        found, arrays = _read(payload)
+        if config is not None:
+            _check_same(found, config)
+    except ValueError as error:
+        raise StateError(f"{path}: {error}") from None
+    return found, arrays
+
+
+def arguments_to_json(config: LayerConfig) -> dict[str, Any]:
+    """Return the arguments of a layer as plain data."""
+    arguments = config.arguments()
+    rotary = arguments.get("rotary")
+    if rotary is not None:
+        arguments["rotary"] = {field.name: getattr(rotary, field.name) for field in dataclasses.fields(rotary)}
+    return arguments
+
+
+def arguments_from_json(config: type[LayerConfig], arguments: Mapping[str, Any]) -> LayerConfig:
+    """Build the arguments of a layer from plain data."""
+    given = dict(arguments)
+    if given.get("rotary") is not None:
+        given["rotary"] = Rotary(**given["rotary"])
+    return config(**given)
+
+
+def _check_entries(config: LayerConfig, state: Any) -> State:
+    """Check that a state has exactly the entries of a layer, and return them in order."""
     if not isinstance(state, Mapping):
         raise TypeError(f"`state` must be a dictionary of arrays by name; got {describe(state)}")
     specs = config.specs()
@@ -99,61 +153,36 @@ def check_state(config: LayerConfig, state: Any, dtype: str) -> State:
         raise StateError(f"`state` is that of a layer of class {other}, not of {config.layer}")
     if problems:
         raise StateError(f"`state` does not fit this {config.layer}: {'; '.join(problems)}")
-    return {name: _convert(name, arrays[name], dtype) for name in specs}
+    return {name: arrays[name] for name in specs}
 
 
-def recognise(state: Mapping[str, Any]) -> str | None:
-    """Name the class of layer that has entries of these names, None where there is none or more than one."""
-    names = {_pattern(name) for name in state}
-    found = [
-        layer for layer, patterns in _patterns().items() if names and patterns[0] <= names and names <= patterns[1]
-    ]
-    return found[0] if len(found) == 1 else None
-
-
-def save_state(path: str | os.PathLike[str], config: LayerConfig, state: State) -> None:
-    """Write a state, and the arguments of its layer, to a safetensors file."""
-    metadata = {"format": _FORMAT, "layer": config.layer, "arguments": json.dumps(arguments_to_json(config))}
-    Path(path).write_bytes(write_tensors(state, metadata))
-
-
-def read_state(path: str | os.PathLike[str], config: LayerConfig | None = None) -> tuple[LayerConfig, State]:
-    """Read a state and the arguments of its layer; with `config`, refuse the state of another class of layer."""
-    payload = Path(path).read_bytes()
-    try:
-        arrays = read_tensors(payload)
-        metadata = _metadata(payload)
-    except ValueError as error:
-        raise StateError(f"{path}: {error}") from None
-    if metadata.get("format") != _FORMAT:
+def _check_same(found: LayerConfig, config: LayerConfig) -> None:
+    if found.layer != config.layer:
+        raise StateError(f"holds the state of a layer of class {found.layer}, not of {config.layer}")
+    theirs, ours = found.meaning(), config.meaning()
+    differences = [f"{name}={theirs[name]!r} instead of {ours[name]!r}" for name in ours if theirs[name] != ours[name]]
+    if differences:
         raise StateError(
-            f"{path}: holds no state of a layer: its format is {metadata.get('format')!r}, not {_FORMAT!r}"
+            f"holds the state of a {found.layer} that computes something else: {', '.join(differences)}; "
+            "load_state(read_state(path)[1]) takes it all the same"
         )
+
+
+def _read(payload: bytes) -> tuple[LayerConfig, State]:
+    """Read what `save_state` wrote; a ValueError says what is wrong with it."""
+    arrays = read_tensors(payload)
+    length = int.from_bytes(payload[:8], "little")
+    metadata: dict[str, str] = json.loads(payload[8 : 8 + length]).get("__metadata__") or {}
+    if metadata.get("format") != _FORMAT:
+        raise StateError(f"holds no state of a layer: its format is {metadata.get('format')!r}, not {_FORMAT!r}")
     layer = metadata.get("layer", "")
     if layer not in CONFIGS:
-        raise StateError(f"{path}: holds the state of an unknown class of layer, {layer!r}")
-    if config is not None and layer != config.layer:
-        raise StateError(f"{path}: holds the state of a layer of class {layer}, not of {config.layer}")
-    return arguments_from_json(CONFIGS[layer], json.loads(metadata["arguments"])), arrays
-
-
-def arguments_to_json(config: LayerConfig) -> dict[str, Any]:
-    """Return the arguments of a layer as plain data."""
-    arguments = config.arguments()
-    rotary = arguments.get("rotary")
-    if rotary is not None:
-        if rotary.offset is not None and not isinstance(rotary.offset, int | str):
-            raise ValueError(f"the `offset` of a layer's `rotary` must be an int, 'end' or None; got {rotary.offset!r}")
-        arguments["rotary"] = {field.name: getattr(rotary, field.name) for field in dataclasses.fields(rotary)}
-    return arguments
-
-
-def arguments_from_json(config: type[LayerConfig], arguments: Mapping[str, Any]) -> LayerConfig:
-    """Build the arguments of a layer from plain data."""
-    given = dict(arguments)
-    if given.get("rotary") is not None:
-        given["rotary"] = Rotary(**given["rotary"])
-    return config(**given)
+        raise StateError(f"holds the state of an unknown class of layer, {layer!r}")
+    try:
+        config = arguments_from_json(CONFIGS[layer], json.loads(metadata["arguments"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateError(f"the arguments of its {layer} cannot be read ({error})") from None
+    return config, _check_entries(config, arrays)
 
 
 def _as_array(name: str, value: Any) -> Array:
@@ -161,7 +190,7 @@ def _as_array(name: str, value: Any) -> Array:
         raise TypeError(f"{name} of `state` must be a NumPy array; got {describe(value)}")
     if dtype_name(value.dtype) not in FLOATING:
         raise TypeError(f"{name} of `state` must have a floating dtype; got {value.dtype}")
-    return value
+    return value.astype(value.dtype.newbyteorder("="), copy=False)
 
 
 def _convert(name: str, array: Array, dtype: str) -> Array:
@@ -175,58 +204,69 @@ def _convert(name: str, array: Array, dtype: str) -> Array:
     return array.astype(dtype)
 
 
-def _metadata(payload: bytes) -> dict[str, str]:
-    """Read the metadata of a safetensors file whose arrays are known to be readable."""
-    length = int.from_bytes(payload[:8], "little")
-    found = json.loads(payload[8 : 8 + length]).get("__metadata__", {})
-    return dict(found)
-
-
 def _pattern(name: str) -> str:
+    """Leave the number of a layer out of a name."""
     return re.sub(r"\.\d+\.", ".*.", name)
 
 
-def _patterns() -> dict[str, tuple[set[str], set[str]]]:
-    """Return for each class of layer the names that it always has and those that it may have, counts left out."""
-    rich: dict[str, dict[str, Any]] = {
-        "DotProductAttention": {"use_scale": True},
-        "SelfAttention": {"model_size": 2},
-        "MultiHeadAttention": {"model_size": 2, "num_heads": 1, "use_sinks": True},
-        "KeyValueAttention": {"head_dim": 2, "query_size": 2},
-        "AdditiveAttention": {"query_size": 2, "use_bias": True},
-        "GatedAttention": {"input_size": 2, "num_heads": 1, "num_units": 2},
-        "GatedAttentionCell": {"model_size": 2, "num_heads": 1, "output_size": 1},
-        "LearnedPositions": {"max_length": 2, "model_size": 2},
-        "Linear": {"input_size": 2, "output_size": 2},
-        "LayerNorm": {"model_size": 2},
-        "FeedForward": {"model_size": 2},
-        "EncoderLayer": {"model_size": 2, "num_heads": 1},
-        "DecoderLayer": {"model_size": 2, "num_heads": 1},
-        "Encoder": {"model_size": 2, "num_heads": 1, "num_layers": 1, "final_norm": True},
-        "Decoder": {"model_size": 2, "num_heads": 1, "num_layers": 1, "final_norm": True},
-        "TextEncoder": _FULL_MODEL | {"num_layers": 1, "input_size": 2, "embedding_norm": True, "embedding_bias": True},
-        "SequenceClassifier": _FULL_MODEL
-        | {"num_layers": 1, "input_size": 2, "num_classes": 2, "embedding_norm": True, "embedding_bias": True},
-        "Transformer": _FULL_MODEL
-        | {"num_encoder_layers": 1, "num_decoder_layers": 1, "source_size": 2, "target_size": 2, "output_size": 2},
-    }
-    patterns = {}
-    for layer, arguments in rich.items():
-        names = {_pattern(name) for name in CONFIGS[layer](**arguments).specs()}
-        patterns[layer] = ({name for name in names if not _is_optional(layer, name)}, names)
-    return patterns
+_Entries: TypeAlias = set[tuple[str, int]]
+
+_STACK: dict[str, Any] = {"model_size": 2, "num_heads": 1, "num_layers": 1}
+_MODEL: dict[str, Any] = {"model_size": 2, "num_heads": 1, "use_bias": False, "positions": None}
+_FULL_MODEL: dict[str, Any] = {
+    "model_size": 2,
+    "num_heads": 1,
+    "positions": "learned",
+    "max_length": 1,
+    "final_norm": True,
+}
+_TEXT = {"num_layers": 1, "input_size": 1}
+_FULL_TEXT = _TEXT | {"embedding_norm": True, "embedding_bias": True}
+_TRANSFORMER = {"num_encoder_layers": 1, "num_decoder_layers": 1}
+_LEAST_AND_MOST: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "DotProductAttention": ({"use_scale": True}, {"use_scale": True}),
+    "SelfAttention": ({"model_size": 1}, {"model_size": 1}),
+    "KeyValueAttention": ({"head_dim": 1, "query_size": 1}, {"head_dim": 1, "query_size": 1}),
+    "MultiHeadAttention": (
+        {"model_size": 1, "num_heads": 1, "use_bias": False},
+        {"model_size": 1, "num_heads": 1, "use_sinks": True},
+    ),
+    "AdditiveAttention": ({"query_size": 1, "use_projections": False}, {"query_size": 1, "use_bias": True}),
+    "GatedAttention": (
+        {"input_size": 1, "num_heads": 1, "num_units": 1},
+        {"input_size": 1, "num_heads": 1, "num_units": 1},
+    ),
+    "GatedAttentionCell": (
+        {"model_size": 1, "num_heads": 1, "output_size": 1},
+        {"model_size": 1, "num_heads": 1, "output_size": 1},
+    ),
+    "LearnedPositions": ({"max_length": 1, "model_size": 1}, {"max_length": 1, "model_size": 1}),
+    "Linear": ({"input_size": 1, "output_size": 1, "use_bias": False}, {"input_size": 1, "output_size": 1}),
+    "LayerNorm": ({"model_size": 1, "use_bias": False}, {"model_size": 1}),
+    "FeedForward": ({"model_size": 1, "use_bias": False}, {"model_size": 1}),
+    "EncoderLayer": ({"model_size": 1, "num_heads": 1, "use_bias": False}, {"model_size": 1, "num_heads": 1}),
+    "DecoderLayer": ({"model_size": 1, "num_heads": 1, "use_bias": False}, {"model_size": 1, "num_heads": 1}),
+    "Encoder": (_STACK | {"use_bias": False}, _STACK | {"final_norm": True}),
+    "Decoder": (_STACK | {"use_bias": False}, _STACK | {"final_norm": True}),
+    "TextEncoder": (_MODEL | _TEXT, _FULL_MODEL | _FULL_TEXT),
+    "SequenceClassifier": (
+        _MODEL | _TEXT | {"num_classes": 1},
+        _FULL_MODEL | _FULL_TEXT | {"num_classes": 1},
+    ),
+    "Transformer": (
+        _MODEL | _TRANSFORMER,
+        _FULL_MODEL | _TRANSFORMER | {"source_size": 1, "target_size": 1, "output_size": 1},
+    ),
+}
+"""For each class of layer that has parameters, the arguments with the fewest and with the most of them."""
 
 
-_FULL_MODEL = {"model_size": 2, "num_heads": 1, "positions": "learned", "max_length": 2, "final_norm": True}
-_OPTIONAL = re.compile(
-    r"(_bias|\.bias|^bias|sinks)$|^(encoder\.|decoder\.|body\.encoder\.)?norm\.|embedding|positions$|^head\."
-)
+@functools.cache
+def _entries_by_layer() -> dict[str, tuple[_Entries, _Entries]]:
+    """Return for each class of layer the entries that its state always has, and those that it ever has."""
 
+    def entries(layer: str, arguments: dict[str, Any]) -> _Entries:
+        specs = CONFIGS[layer](**arguments).specs()
+        return {(_pattern(name), len(spec.shape)) for name, spec in specs.items()}
 
-def _is_optional(layer: str, name: str) -> bool:
-    """Tell whether a layer of this class can be without a parameter of this name."""
-    if layer in ("GatedAttention", "GatedAttentionCell"):
-        return False
-    if layer == "AdditiveAttention":
-        return name != "score_weight"
-    return _OPTIONAL.search(name) is not None and not (layer == "SequenceClassifier" and name.startswith("head."))
+    return {layer: (entries(layer, least), entries(layer, most)) for layer, (least, most) in _LEAST_AND_MOST.items()}

@@ -28,8 +28,9 @@ class ModelConfig(BlockConfig):
     max_length: int | None = None
     final_norm: bool | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Check the arguments."""
+        super().check()
         check_choice("positions", self.positions, POSITIONS)
         if self.positions == "sinusoidal":
             check_even(self.model_size)
@@ -83,8 +84,9 @@ class TextEncoderConfig(ModelConfig):
     embedding_bias: bool = False
     embedding_norm: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Check the arguments."""
+        super().check()
         check_count("num_layers", self.num_layers, 0)
         check_count("input_size", self.input_size)
         check_flag("embedding_bias", self.embedding_bias)
@@ -114,8 +116,9 @@ class SequenceClassifierConfig(TextEncoderConfig):
     _: KW_ONLY
     num_classes: int
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Check the arguments."""
+        super().check()
         check_count("num_classes", self.num_classes)
 
     def parts(self) -> dict[str, Part]:
@@ -146,8 +149,9 @@ class TransformerConfig(ModelConfig):
     target_size: int | None = None
     output_size: int | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Check the arguments."""
+        super().check()
         check_count("num_encoder_layers", self.num_encoder_layers, 0)
         check_count("num_decoder_layers", self.num_decoder_layers, 0)
         for name in ("source_size", "target_size", "output_size"):

@@ -27,7 +27,7 @@ from attnspec.contract.layer_results import (
     TransformerDropout,
 )
 from attnspec.contract.models import ModelOptions
-from attnspec.contract.operands import check_floating
+from attnspec.contract.operands import accumulation_dtype, check_floating
 from attnspec.contract.options import Given, Options, check_options
 from attnspec.contract.parameter_checks import check_leaf_dtypes, check_tree, name_leaves
 from attnspec.contract.parameters import MultiHeadParameters, check_parameters
@@ -260,7 +260,7 @@ def prepare_cached_attention(
     described = MultiHeadParameters(*map(describe, parameters))
     dtype = check_floating(inputs=describe(inputs), **{name: getattr(described, name) for name in arrays})
     stored = {"key": describe(key), "value": describe(value)}
-    check_cache_dtypes(stored, dtype, "float64")
+    check_cache_dtypes(stored, dtype, accumulation_dtype(dtype), "float64")
     checks = new_checks()
     sizes = self_multi_head_sizes(describe(inputs), described, num_heads, num_kv_heads, checks)
     sizes, length = cached_sizes(sizes, **stored, length=cache.length, checks=checks)
@@ -293,7 +293,7 @@ def prepare_step(
     described = dict(zip(given, map(describe, arrays), strict=False))
     dtype = check_leaf_dtypes({"inputs": describe(inputs)}, described)
     held = dict(zip(stored, map(describe, arrays[len(given) :]), strict=True))
-    check_cache_dtypes(held, dtype, "float64")
+    check_cache_dtypes(held, dtype, accumulation_dtype(dtype), "float64")
     plans, lengths = plan_steps(
         describe(inputs), described, kept | held, len(parameters.layers), settings, dropout, new_checks()
     )

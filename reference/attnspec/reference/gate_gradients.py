@@ -13,6 +13,7 @@ from attnspec.contract.layer_results import CellState
 from attnspec.contract.parameter_checks import check_tree, name_leaves
 from attnspec.contract.states import map_leaves
 
+from .activations import sigmoid
 from .attention import widen
 from .blocks import drop
 from .gates import (
@@ -27,7 +28,6 @@ from .gates import (
     prepare_cell,
     rows_of,
     scores_of,
-    sigmoid,
     softmax,
     stages_of,
 )

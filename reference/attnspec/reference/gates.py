@@ -16,6 +16,7 @@ from attnspec.contract.operands import Shape
 from attnspec.contract.parameter_checks import check_leaf_dtypes, check_tree, name_leaves
 from attnspec.contract.states import map_leaves, rebuild
 
+from .activations import sigmoid
 from .attention import is_finite_row, widen
 from .blocks import drop
 from .projections import merge_heads, project, split_heads
@@ -324,12 +325,6 @@ def clean_rows(inputs: Array) -> tuple[Array, Array]:
     inputs = widen(inputs)
     is_clean = is_finite_row(inputs)[..., None]
     return np.where(is_clean, inputs, 0.0), is_clean
-
-
-def sigmoid(array: Array) -> Array:
-    """Compute 1 / (1 + exp(−z)) without an exponential of a positive number, which could overflow."""
-    small = np.exp(-np.abs(array))
-    return np.where(array >= 0, 1.0, small) / (1.0 + small)
 
 
 def softmax(logits: Array, axis: int) -> Array:

@@ -1,0 +1,1 @@
+"""Examples: run them from a checkout, as `python -m examples.NAME`."""
