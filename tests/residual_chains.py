@@ -121,15 +121,6 @@ def in_torch(tensors: Mapping[str, Array], blocks: int, activation: str) -> dict
     """Compute output and gradients with PyTorch's own layers, each storing its result."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # at these sizes more of them only wait for one another
-    try:
-        return _in_torch(torch, tensors, blocks, activation)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _in_torch(torch: Any, tensors: Mapping[str, Array], blocks: int, activation: str) -> dict[str, Array]:
     def native(array: Array) -> Any:
         return torch.tensor(array.astype(np.float64)).to(getattr(torch, str(array.dtype)))
 

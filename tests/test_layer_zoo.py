@@ -247,6 +247,5 @@ def test_every_fault_is_caught_by_a_vector_of_its_own_clause(fault: LayerFault) 
     assert max(found.values()) >= ROBUST, found
 
 
-@pytest.mark.xfail(reason="the vectors of these operations are not frozen yet")
 def test_every_fault_has_a_vector_of_its_clause() -> None:
     assert {fault.name for fault in LAYER_FAULTS} == {fault.name for fault in WITH_VECTORS}

@@ -6,6 +6,7 @@ half of the bound; faults leave it by a margin. `pytest -rP tests/test_monte_car
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
@@ -214,6 +215,23 @@ def test_nothing_is_silently_exact(name: str) -> None:
         REFUSED[name](new_noise().noisy(NUMBERS))
 
 
+@pytest.mark.parametrize(("profile", "largest"), [("fp32", 2**24), ("bf16_eager", 2**8), ("fp16_eager", 2**11)])
+def test_small_whole_numbers_are_exact(profile: str, largest: int) -> None:
+    numbers = np.arange(1.0, 6.0)
+
+    def used(scale: float) -> bool:
+        noise = new_noise(profile)
+        given = noise.noisy(numbers * scale)
+        results = given + 1.0, given - numbers, 3.0 * given, given @ np.ones((5, 2)), given.sum(keepdims=True)
+        exact = [np.array_equal(np.asarray(result * 0.75), 0.75 * np.asarray(result)) for result in results]
+        assert len(set(exact)) == 1
+        return exact[0]
+
+    assert used(1.0)
+    assert not used(0.3)  # no whole numbers
+    assert not used(float(largest))  # a sum of them need not be a number of the dtype
+
+
 def test_an_assignment_is_rounded_when_it_is_used() -> None:
     noise = new_noise()
     held = np.zeros_like(noise.noisy(NUMBERS))
@@ -250,8 +268,8 @@ def test_every_way_to_decide_can_turn() -> None:
             "minimum": np.minimum(near, 0.0),
         }
 
-    x = np.arange(1.0, 8.0)
-    one = np.where(x > 5.0, 99.0, 1.0)
+    x = np.arange(1.0, 8.0) + 0.3
+    one = np.where(x > 6.0, 99.0, 1.0)
     _, bounds = monte_carlo_bounds(function, {"x": x, "one": one}, PROFILES["fp32"])
     for name in ("greater", "less", "not greater"):
         assert (bounds[name][:5] > 1.0).all(), name
@@ -369,8 +387,22 @@ def by_torch(case: Case, profile: Profile) -> dict[str, Array]:
         parameters = MultiHeadParameters(**{name: tensors[name] for name in MultiHeadParameters._fields})
         return module.multi_head_attention(*(tensors[part] for part in PARTS[:3]), parameters, **case.options)
 
-    output, found = native_tensors.gradients("torch", forward, arrays, case.tensors["cotangent"])
+    with one_thread():
+        output, found = native_tensors.gradients("torch", forward, arrays, case.tensors["cotangent"])
     return {"output": output} | {f"d_{name}" if name in PARTS else name: array for name, array in found.items()}
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread: at these sizes more of them only wait for one another."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def by_emulation(kind: str) -> Callable[[Case, Profile], dict[str, Array]]:
@@ -396,14 +428,13 @@ IMPLEMENTATIONS = {
     "reordered": by_stored_arrays(is_reordered=True),
 }
 DONE_BY = {
-    "fp64": ("torch", "reordered"),
-    "fp32": ("torch", "fused", "eager", "stored", "reordered"),
-    "fp32_tf32": ("fused", "eager"),
-    "bf16_flash": ("torch", "fused"),
-    "bf16_eager": ("eager", "stored", "reordered"),
-    "fp16_flash": ("torch", "fused"),
-    "fp16_eager": ("eager", "stored", "reordered"),
+    "fp64": {"torch": "fp64", "reordered": "fp64"},
+    "fp32": dict.fromkeys(IMPLEMENTATIONS, "fp32"),
+    "fp32_tf32": {"fused": "fp32_tf32", "eager": "fp32_tf32"},
+    "bf16_eager": {name: "bf16_flash" if name == "fused" else "bf16_eager" for name in IMPLEMENTATIONS},
+    "fp16_eager": {name: "fp16_flash" if name == "fused" else "fp16_eager" for name in IMPLEMENTATIONS},
 }
+"""For each profile the implementations that are held to it, and the roundings that each of them makes."""
 
 
 def report(title: str, ratios: list[Array]) -> float:
@@ -416,14 +447,25 @@ def report(title: str, ratios: list[Array]) -> float:
 
 @pytest.mark.parametrize("name", DONE_BY)
 def test_right_attentions_stay_within_half_of_the_bound(name: str) -> None:
-    profile, found = PROFILES[name], {implementation: [] for implementation in DONE_BY[name]}
-    for seed in range(30):
+    profile = PROFILES[name]
+    found: dict[str, list[Array]] = {implementation: [] for implementation in DONE_BY[name]}
+    for seed in range(20):
         case = draw(seed, profile.dtype)
         exact, bounds = monte_carlo_bounds(case.results, case.tensors, profile)
         for implementation, ratios in found.items():
-            for result, array in IMPLEMENTATIONS[implementation](case, profile).items():
+            rounding = PROFILES[DONE_BY[name][implementation]]
+            for result, array in IMPLEMENTATIONS[implementation](case, rounding).items():
                 ratios.append(error_ratios(np.asarray(array, np.float64), exact[result], bounds[result]))
     assert max([report(f"{name} {implementation}", ratios) for implementation, ratios in found.items()]) <= 0.5
+
+
+def test_fused_profiles_have_the_bounds_of_eager_ones() -> None:
+    case = draw(2, "bfloat16")
+    fused, eager = (
+        monte_carlo_bounds(case.results, case.tensors, PROFILES[f"bf16_{kind}"]) for kind in ("flash", "eager")
+    )
+    for name, bound in fused[1].items():  # which intermediate results a kernel does not store is not known here
+        np.testing.assert_array_equal(bound, eager[1][name])
 
 
 @pytest.mark.parametrize("name", DONE_BY)
@@ -533,13 +575,13 @@ def chains(tensors: dict[str, Array], blocks: int, activation: str) -> Iterator[
     dtype = str(tensors["x"].dtype)
     frameworks.load("torch")
     chain = Chain(blocks, ACTIVATIONS[activation])
-    yield "torch", residual_chains.in_torch(tensors, blocks, activation)
-    yield (
-        "permuted",
-        residual_chains.in_another_order(
-            tensors, blocks, lambda turned: residual_chains.in_torch(turned, blocks, activation)
-        ),
-    )
+
+    def in_torch(tensors: dict[str, Array]) -> dict[str, Array]:
+        return residual_chains.in_torch(tensors, blocks, activation)
+
+    with one_thread():
+        yield "torch", in_torch(tensors)
+        yield "permuted", residual_chains.in_another_order(tensors, blocks, in_torch)
     yield "stored", chain(stored(tensors, dtype))
     yield "reordered", chain(stored(tensors, dtype, is_reordered=True))
 
@@ -647,12 +689,12 @@ def test_bound_by_hand() -> None:
     def function(tensors: Mapping[str, Any]) -> dict[str, Any]:
         return {"output": tensors["x"] * 1.0 * 1.0, "given": tensors["x"]}
 
-    x = np.full((1, 100003), 3.0)
+    x = np.full((1, 100003), 3.1)
     _, bounds = monte_carlo_bounds(function, {"x": x}, PROFILES["fp32"])
-    # Two roundings of 3, each uniform: σ² = 2 (3u)² / 3; once more for the row, a quarter of it for the whole.
-    assert np.mean(bounds["output"]) == pytest.approx(8 * math.sqrt(2.25 * 6) * U + 6 * U, rel=0.01)
+    # Two roundings, each uniform: σ² = 2 (xu)² / 3; once more for the row, a quarter of it for the whole.
+    assert np.mean(bounds["output"]) == pytest.approx(3.1 * U * (8 * math.sqrt(2.25 * 2 / 3) + 2), rel=0.01)
     assert (bounds["given"] == bounds["given"][0, 0]).all()
-    assert bounds["given"][0, 0] == pytest.approx(6 * U, rel=1e-9)
+    assert bounds["given"][0, 0] == pytest.approx(6.2 * U, rel=1e-9)
 
 
 def core(mask: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:

@@ -125,7 +125,7 @@ def start(exercise: Exercise) -> DigitsTraining:
     """Build the layers with their first states, and the model of them."""
     states = exercise.states()
     layers = {
-        name: getattr(attn, config.layer).from_config(config, dtype=exercise.dtype, rngs=nnx.Rngs(exercise.seed))
+        name: getattr(attn, config.layer).from_layer_config(config, dtype=exercise.dtype, rngs=nnx.Rngs(exercise.seed))
         for name, config in exercise.layers.items()
     }
     for name, layer in layers.items():

@@ -115,7 +115,7 @@ def start(exercise: Exercise) -> DigitsTraining:
     """Build the layers with their first states, and the model of them."""
     states = exercise.states()
     layers = {
-        name: getattr(attn, config.layer).from_config(config, dtype=getattr(torch, exercise.dtype))
+        name: getattr(attn, config.layer).from_layer_config(config, dtype=getattr(torch, exercise.dtype))
         for name, config in exercise.layers.items()
     }
     for name, layer in layers.items():

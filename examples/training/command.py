@@ -1,4 +1,7 @@
 """What the training commands have in common."""
+
 import click
+
+
 class WrongUsageError(click.ClickException):
-    exit_code=2
+    exit_code = 2

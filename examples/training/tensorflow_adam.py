@@ -30,9 +30,7 @@ class Adam:
         self.steps.assign_add(1)
         count = tf.cast(self.steps, "float64")  # 1 − 0.999 has three digits less than its dtype
         first_scale, second_scale = 1.0 / (1.0 - FIRST_DECAY**count), 1.0 / (1.0 - SECOND_DECAY**count)
-        for variable, gradient, mean, square in zip(
-            self.variables, gradients, self.means, self.squares, strict=True
-        ):
+        for variable, gradient, mean, square in zip(self.variables, gradients, self.means, self.squares, strict=True):
             mean.assign(FIRST_DECAY * mean + (1.0 - FIRST_DECAY) * gradient)
             square.assign(SECOND_DECAY * square + (1.0 - SECOND_DECAY) * tf.square(gradient))
             corrected = tf.cast(first_scale, mean.dtype) * mean

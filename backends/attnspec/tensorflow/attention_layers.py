@@ -194,5 +194,7 @@ class GatedAttentionCell(Layer):
 
     def call(self, inputs: Any, state: CellState, *, valid: Any = None, training: bool | None = None) -> CellResult:
         """Read the valid positions of (*B, T, D): outputs (*B, C) and the next state, which the caller keeps."""
+        if type(state) in (list, tuple):  # what Keras makes of it in the file of a model
+            state = CellState(*state)
         dropout = self._draw(cell_draw, training, shape_of(inputs))
         return gated_attention_cell(inputs, state, self.parameter_tree(), valid=valid, dropout=dropout)

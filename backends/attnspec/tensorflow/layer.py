@@ -26,6 +26,7 @@ from attnspec.contract.layer_states import (
 )
 from attnspec.contract.operands import Shape, check_dtype
 from attnspec.contract.states import map_leaves
+from attnspec.contract.tree_classes import BIAS_CLASSES, MASK_CLASSES
 
 from . import tensors
 
@@ -34,6 +35,9 @@ if keras.backend.backend() != "tensorflow":
         "the layers of attnspec.tensorflow need Keras on TensorFlow; "
         f"KERAS_BACKEND is {keras.backend.backend()!r}: set KERAS_BACKEND=tensorflow before Keras is imported"
     )
+
+for _cls in (*MASK_CLASSES, *BIAS_CLASSES):
+    keras.saving.register_keras_serializable(package="attnspec")(_cls)
 
 _OWN_DEFAULTS: dict[str, Any] = {"seed": None, "name": None, "dtype": None, "trainable": True}
 _OWN = tuple(
@@ -69,6 +73,7 @@ class Layer(keras.layers.Layer):  # type: ignore[misc] # Keras ships no type inf
         **options: Any,
     ) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable)
+        self.supports_masking = True  # `mask=` is an argument of ours, and no reason for Keras to warn
         self.config = configure(self.Config, args, options)
         for kind in (self.variable_dtype, self.compute_dtype):
             check_dtype("dtype", kind)
@@ -90,6 +95,9 @@ class Layer(keras.layers.Layer):  # type: ignore[misc] # Keras ships no type inf
                     "(`mask_zero=False`) and give `mask=` or `valid=`"
                 )
         return super().__call__(*args, **options)
+
+    def compute_mask(self, *inputs: Any, **previous: Any) -> None:
+        """Attach no mask to what comes out: `mask=` says who sees whom, and not what is padding."""
 
     def parameter_tree(self) -> Any:
         """Return the parameters as the tree that the layer's operation takes, in the dtype that it computes in."""

@@ -528,7 +528,7 @@ def _caches() -> Iterator[Design]:
     )
     for name, length, new, extra, hunts in rows:
         yield Design(
-            f"cache-{name}",
+            f"cached-{name}",
             ("S37",),
             hunts,
             make_of(config, inputs=_numbers(BATCH, new, SIZE, spread=1.5), **cache(length)),

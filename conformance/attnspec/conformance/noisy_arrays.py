@@ -10,8 +10,8 @@ rounding         r → r (1 + u ξ) before a result r is used, in every use with
 sums, products   of n terms: √n u_a Σ|terms| ξ besides (√(n − 1) for a plain sum); the factors of a matrix product are
                  rounded before by u_m.
 sine and cosine  the angle, p θ computed in the accumulation dtype, errs by (4 + |ln θ|) u_a of itself.
-exact            comparisons, maxima, negation, |x|, and whatever only moves numbers. 0 stays 0, and what is not finite
-                 stays as it is.
+exact            comparisons, maxima, negation, |x|, whatever only moves numbers, and sums and products of small whole
+                 numbers. 0 stays 0, and what is not finite stays as it is.
 
 Nothing that computes is silently exact: what is not known here raises TypeError. Functions that NumPy does not have can
 be made by `numpy.frompyfunc`, and err like exp.
@@ -144,10 +144,10 @@ class Noisy(np.ndarray[Any, Any]):
         given = kwargs if out is None else kwargs | {"out": np.array(out)}
         result = getattr(ufunc, method)(*operands, **given)
         result = np.asarray(result, np.float64 if result.dtype == object else None)
-        if name in _EXACT:
+        if name in _EXACT or _is_whole(noise, name, method, operands, result):
             if name in _DECISIONS and method == "__call__":
                 result = _decided(noise, ufunc, operands, result)
-            pending = _pending(inputs)
+            pending = _pending(inputs) if name in _EXACT else 0.0
         else:
             pending = noise.accumulation if name in _ROUNDED else noise.elementary
             pending = max(pending, 2 * noise.products) if name == "matmul" else pending
@@ -175,6 +175,27 @@ class Noisy(np.ndarray[Any, Any]):
         raise TypeError("an array's own dot, cumsum, cumprod, trace and round compute where no error can be added")
 
     dot = cumsum = cumprod = trace = round = _refuse
+
+
+def _is_whole(noise: Noise, name: str, method: str, operands: list[Any], result: Array) -> bool:
+    """Say whether sums and products of whole numbers are exact in every order: no partial sum needs to be rounded.
+
+    So equal scores of small whole numbers stay equal: which of them comes first is decided by their order alone.
+    """
+    if name not in ("add", "subtract", "multiply", "matmul") or method not in ("__call__", "reduce"):
+        return False
+    if noise.products or not all(_holds_whole_numbers(operand) for operand in operands):
+        return False
+    left, *others = (np.abs(operand) for operand in operands)
+    largest = np.asarray(left @ others[0]) if name == "matmul" else left.sum() + sum(each.sum() for each in others)
+    largest = np.abs(result) if name == "multiply" else largest
+    return bool(np.max(largest, initial=0.0) * noise.output < 1.0)
+
+
+def _holds_whole_numbers(operand: Any) -> bool:
+    array = np.asarray(operand)
+    # The first number tells nearly always: this is looked at for every operation.
+    return array.size > 0 and array.flat[0] == np.rint(array.flat[0]) and bool((array == np.rint(array)).all())
 
 
 def plain(noise: Noise, result: Any) -> Array:

@@ -59,6 +59,20 @@ class Bias(Tree):
         """Return the same bias, its arrays of numbers converted to one framework's tensors."""
         raise NotImplementedError
 
+    # What Keras calls to save a model whose layers are called with biases; looked up by name, so nothing is imported.
+    def get_config(self) -> dict[str, Any]:
+        """Return the bias as plain data."""
+        from .bias_json import bias_to_json
+
+        return bias_to_json(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Bias:
+        """Read what `get_config` returned."""
+        from .bias_json import bias_from_json
+
+        return bias_from_json(config)
+
     def __add__(self, other: Any) -> Bias:
         return Sum(self, as_bias(other))
 

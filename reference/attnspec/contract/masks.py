@@ -33,6 +33,20 @@ class Mask(Tree):
         """Raise where this mask does not fit an attention of these sizes."""
         raise NotImplementedError
 
+    # What Keras calls to save a model whose layers are called with masks; looked up by name, so nothing is imported.
+    def get_config(self) -> dict[str, Any]:
+        """Return the mask as plain data."""
+        from .mask_json import mask_to_json
+
+        return mask_to_json(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Mask:
+        """Read what `get_config` returned."""
+        from .mask_json import mask_from_json
+
+        return mask_from_json(config)
+
     def __and__(self, other: Any) -> Mask:
         return Both(self, as_mask(other))
 
