@@ -28,7 +28,10 @@ def target_of(name: str) -> Target:
 
 
 def is_held_elsewhere(name: str, case: Case) -> bool:
-    """JAX compiles every gradient anew, a second or two each; in float64 test_backend_gradients holds all of them."""
+    """JAX compiles every gradient anew, a second or two each: in float64 they are held by test_backend_gradients.
+
+    Those of the operations beside the core are held by the tests of these operations (test_blocks and so on).
+    """
     return name == "jax" and case.direction == "backward" and case.dtype == "float64"
 
 

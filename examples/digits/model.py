@@ -13,7 +13,7 @@ from attnspec.contract import (
 from ..training.exercises import Exercise
 from .data import CLASSES, Digits
 
-RATES = {"mlp": 1e-3, "cell": 2e-2, "joint": 5e-3, "classifier": 3e-3}
+RATES = {"mlp": 1e-3, "cell": 1e-2, "joint": 5e-3, "classifier": 3e-3}
 """The learning rate of each model."""
 
 READINGS = 2
