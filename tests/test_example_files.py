@@ -20,8 +20,8 @@ from attnspec.conformance.example_files import (
     template_text,
 )
 from attnspec.conformance.operations import OPERATIONS
-from attnspec.contract.tensor_files import read_tensors
 from attnspec.contract import key_lengths
+from attnspec.contract.tensor_files import read_tensors
 
 TOKENS = [
     ["[CLS]", "the", "bank", "of", "the", "river", "was", "muddy", "after", "the", "storm", ".", "[SEP]"],

@@ -13,6 +13,7 @@ from flax import nnx
 import attnspec.jax as attn
 
 from ..training.exercises import Array, Exercise
+from ..training.jax_adam import adam
 from .model import READINGS
 
 
@@ -83,7 +84,7 @@ class DigitsTraining:
 
     def __init__(self, model: nnx.Module, rate: float) -> None:
         self.model = model
-        self.optimizer = nnx.Optimizer(model, optax.adam(rate), wrt=nnx.Param)
+        self.optimizer = nnx.Optimizer(model, adam(rate), wrt=nnx.Param)
 
     def step(self, images: Array, labels: Array) -> float:
         """Make one step; return the loss before it."""

@@ -37,7 +37,7 @@ def layers_of(model: str, rows: int, pixels: int) -> dict[str, LayerConfig]:
         "cell": GatedAttentionCellConfig(pixels, 2, CLASSES, score_size=128),
     }
     classifier: dict[str, LayerConfig] = {
-        "classifier": SequenceClassifierConfig(32, 4, 1, hidden_size=64, input_size=pixels, num_classes=CLASSES)
+        "classifier": SequenceClassifierConfig(32, 4, 1, hidden_size=64, activation="gelu", input_size=pixels, num_classes=CLASSES)
     }
     return {"mlp": mlp, "cell": cell, "joint": mlp | cell, "classifier": classifier}[model]
 

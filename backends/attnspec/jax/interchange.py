@@ -33,9 +33,10 @@ def from_native(module: nnx.Module, *, rngs: nnx.Rngs | None = None) -> Layer:
         InterchangeError: a module that computes what no layer of attnspec does: `normalize_qk`, another attention.
         TypeError: another class of module.
 
-    Flax' masks are True where a pair is visible, as ours are, and have a head axis too. A row that may see nothing is
-    the mean of all values in Flax and 0 in ours (S10). Its `is_causal` is `mask=causal(0)`. Flax computes float64
-    attention in float32 inside; ours does not.
+    Flax' masks are True where a pair is visible, as ours are, and have a head axis too; its `is_causal` is
+    `mask=causal(0)`. A row that may see nothing is the mean of all values in Flax, and 0 in ours (S10). Flax drops the
+    same pairs in every batch element and head (`broadcast_dropout`); ours does not. Flax computes a float64 attention
+    in float32 inside; ours does not.
     """
     kind = next((kind for kind in _FROM if type(module) is kind), None)
     if kind is None:
@@ -56,8 +57,7 @@ def to_native(layer: Layer, *, rngs: nnx.Rngs | None = None) -> nnx.Module:
         rngs: for dropout; without it, from seed 0.
 
     Returns:
-        The module, with the layer's weights, dtype and mode. Its dropout drops the same pairs in every batch element
-        and head only if it is asked to (`broadcast_dropout`); here it is not.
+        The module, with the layer's weights, dtype and mode.
 
     Raises:
         InterchangeError: options that Flax' layers do not have: sinks, windows, rotary positions, a softcap, …
@@ -77,10 +77,10 @@ def _from_multi_head(module: nnx.MultiHeadAttention, rngs: nnx.Rngs) -> tuple[Mu
             "normalize_qk": module.normalize_qk,
             "attention_fn": None if module.attention_fn is nnx.dot_product_attention else module.attention_fn,
             "decode": module.decode,
+            "dtype": _other_dtype(module),
         },
     )
-    parts = {"query": module.query, "key": module.key, "value": module.value, "output": module.out}
-    kernels = {name: np.array(part.kernel[...]) for name, part in parts.items()}
+    kernels = {name: np.array(part.kernel[...]) for name, part in _projections(module).items()}
     layer = MultiHeadAttention(
         module.in_features,
         module.num_heads,
@@ -96,11 +96,23 @@ def _from_multi_head(module: nnx.MultiHeadAttention, rngs: nnx.Rngs) -> tuple[Mu
     state = {f"{name}_weight": kernel.reshape(kernel.shape[0], -1) for name, kernel in kernels.items()}
     state["output_weight"] = kernels["output"].reshape(-1, kernels["output"].shape[-1])
     if module.use_bias:
-        state |= {f"{name}_bias": np.array(part.bias[...]).reshape(-1) for name, part in parts.items()}
+        biases = {name: np.array(part.bias[...]) for name, part in _projections(module).items()}
+        state |= {f"{name}_bias": bias.reshape(-1) for name, bias in biases.items()}
     return layer, state
 
 
+def _projections(module: nnx.MultiHeadAttention) -> dict[str, Any]:
+    return {"query": module.query, "key": module.key, "value": module.value, "output": module.out}
+
+
+def _other_dtype(module: Any) -> Any:
+    """Return the dtype that a module computes in where it is not that of its parameters."""
+    is_own = module.dtype is None or jnp.dtype(module.dtype) == jnp.dtype(module.param_dtype)
+    return None if is_own else jnp.dtype(module.dtype).name
+
+
 def _from_norm(module: nnx.LayerNorm, rngs: nnx.Rngs) -> tuple[LayerNorm, dict[str, Array]]:
+    refuse("flax.nnx.LayerNorm", {"dtype": _other_dtype(module)})
     if module.scale is None:
         raise InterchangeError("flax.nnx.LayerNorm cannot be exchanged with use_scale=False")
     if module.reduction_axes != -1 or module.feature_axes != -1:
@@ -120,16 +132,14 @@ _FROM: dict[Any, Callable[[Any, nnx.Rngs], tuple[Layer, dict[str, Array]]]] = {
 def _to_multi_head(layer: MultiHeadAttention, rngs: nnx.Rngs) -> nnx.MultiHeadAttention:
     config, state = layer.config, layer.state()
     theirs = "flax.nnx.MultiHeadAttention"
-    refuse_attention_options(theirs, config, grouped=True)
-    key_size = config.key_size or config.model_size
-    refuse(theirs, {"value_size": config.value_size if config.value_size not in (None, key_size) else None})
+    refuse_attention_options(theirs, config, has=("num_kv_heads", "head_dim", "output_size"))
     module = nnx.MultiHeadAttention(
         config.num_heads,
         config.model_size,
         qkv_features=config.num_heads * config.query_dim,
         out_features=config.output_size or config.model_size,
         num_kv_heads=config.kv_heads,
-        in_kv_features=key_size,
+        in_kv_features=config.key_size or config.model_size,
         param_dtype=layer.dtype,
         broadcast_dropout=False,
         dropout_rate=config.dropout_rate,
@@ -138,8 +148,7 @@ def _to_multi_head(layer: MultiHeadAttention, rngs: nnx.Rngs) -> nnx.MultiHeadAt
         decode=False,
         rngs=rngs,
     )
-    parts = {"query": module.query, "key": module.key, "value": module.value, "output": module.out}
-    for name, part in parts.items():
+    for name, part in _projections(module).items():
         part.kernel[...] = jnp.asarray(state[f"{name}_weight"].reshape(part.kernel.shape))
         if config.use_bias:
             part.bias[...] = jnp.asarray(state[f"{name}_bias"].reshape(part.bias.shape))

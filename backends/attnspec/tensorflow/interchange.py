@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from attnspec.contract.attention_configs import PROJECTIONS
 from attnspec.contract.native_options import InterchangeError, refuse, refuse_attention_options
 from attnspec.contract.operands import describe
 
@@ -33,17 +34,20 @@ def from_native(module: keras.layers.Layer) -> Layer:
         InterchangeError: a module that computes what no layer of attnspec does, or one that is not built.
         TypeError: another class of layer.
 
-    Keras calls its layers with (query, value, key), ours take (query, key, value). Keras' masks are True where a pair
-    is visible, as ours are; its `use_causal_mask` is `mask=causal(0)`. A row that may see nothing is the mean of all
-    values in Keras and 0 in ours (S10).
+    Keras calls its layers with (query, value, key), ours take (query, key, value). Its masks are True where a pair is
+    visible, as ours are: `attention_mask` (B, Tq, Tk) is `mask=attention_mask[:, None]`, for `Attention` without a
+    head axis. `use_causal_mask` is `mask=causal(0)`; of [query_mask, value_mask], (B, Tq) and (B, Tk), the second is
+    `mask=value_mask[:, None, :]`, and the first makes rows of the output 0, as `query_mask[:, :, None]` does. A
+    `sliding_window` counts from position 0 of both: call ours with `offset=0` where the lengths differ. A row that may
+    see nothing is a mean of values in Keras, and 0 in ours (S10).
     """
-    kind = next((kind for kind in _FROM if type(module) is kind), None)
-    if kind is None:
-        names = ", ".join(f"keras.layers.{known.__name__}" for known in _FROM)
+    name = next((name for name in _FROM if type(module) is getattr(keras.layers, name)), None)
+    if name is None:
+        names = ", ".join(f"keras.layers.{known}" for known in _FROM)
         raise TypeError(f"`module` must be one of {names}; got {describe(module)}")
     if not module.built:
-        raise InterchangeError(f"the keras.layers.{kind.__name__} has no weights yet: build or call it first")
-    layer, state = _FROM[kind](module, {"dtype": module.dtype_policy})
+        raise InterchangeError(f"the keras.layers.{name} has no weights yet: build or call it first")
+    layer, state = _FROM[name](f"keras.layers.{name}", module, {"dtype": module.dtype_policy})
     return layer.load_state(state)
 
 
@@ -68,158 +72,133 @@ def to_native(layer: Layer) -> keras.layers.Layer:
     return _TO[kind](layer, {"dtype": layer.dtype_policy})
 
 
-def _from_multi_head(
-    module: keras.layers.MultiHeadAttention, own: dict[str, Any]
-) -> tuple[MultiHeadAttention, dict[str, Array]]:
-    options = module.get_config()
-    refuse("keras.layers.MultiHeadAttention", {"use_gate": options.get("use_gate")})
-    if module.query_dense.kernel.shape.rank != 3 or tuple(options["attention_axes"] or (1,)) != (1,):
-        raise InterchangeError(
-            f"keras.layers.MultiHeadAttention cannot be exchanged with attention_axes={options['attention_axes']!r}"
-        )
-    kernels = _kernels(module.query_dense, module.key_dense, module.value_dense, module.output_dense)
-    band = options.get("sliding_window")
-    return _multi_head(kernels, options["dropout"], None if band is None else (band - 1, band - 1), own)
-
-
-def _from_grouped(
-    module: keras.layers.GroupQueryAttention, own: dict[str, Any]
-) -> tuple[MultiHeadAttention, dict[str, Array]]:
-    options = module.get_config()
-    refuse("keras.layers.GroupQueryAttention", {"use_gate": options.get("use_gate")})
-    kernels = _kernels(module._query_dense, module._key_dense, module._value_dense, module._output_dense)
-    band = options.get("sliding_window")
-    return _multi_head(kernels, options["dropout"], None if band is None else (band - 1, band - 1), own)
-
-
-def _kernels(*projections: Any) -> dict[str, tuple[Array, Array | None]]:
-    """Give kernel and bias of query, key, value and output by name."""
-    names = ("query", "key", "value", "output")
-    return {
-        name: (np.array(dense.kernel.value), None if dense.bias is None else np.array(dense.bias.value))
-        for name, dense in zip(names, projections, strict=True)
-    }
-
-
-def _multi_head(
-    kernels: dict[str, tuple[Array, Array | None]],
-    dropout_rate: float,
-    window: tuple[int, int] | None,
-    own: dict[str, Any],
-) -> tuple[MultiHeadAttention, dict[str, Array]]:
+def _from_multi_head(theirs: str, module: Any, own: dict[str, Any]) -> tuple[MultiHeadAttention, dict[str, Array]]:
     """Build a layer from kernels (E, H, D), and (H, D, E_out) of the output."""
-    query, key, value, output = (kernels[name][0] for name in ("query", "key", "value", "output"))
+    options = module.get_config()
+    refuse(theirs, {"use_gate": options.get("use_gate")})
+    axes, dense = options.get("attention_axes"), _dense_layers(module)
+    if axes not in (None, (1,), [1]):
+        raise InterchangeError(f"{theirs} cannot be exchanged with attention_axes={axes!r}")
+    query, key, value, output = (tuple(layer.kernel.shape) for layer in dense.values())
+    if len(output) != 3:
+        raise InterchangeError(f"{theirs} cannot be exchanged with output_shape={output[2:]!r}")
+    band = options.get("sliding_window")
     layer = MultiHeadAttention(
-        query.shape[0],
-        query.shape[1],
-        num_kv_heads=key.shape[1],
-        head_dim=query.shape[2],
-        value_dim=value.shape[2],
-        key_size=key.shape[0],
-        value_size=value.shape[0],
-        output_size=output.shape[2],
-        use_bias=kernels["query"][1] is not None,
-        window=window,
-        dropout_rate=dropout_rate,
+        query[0],
+        query[1],
+        num_kv_heads=key[1],
+        head_dim=query[2],
+        value_dim=value[2],
+        key_size=key[0],
+        value_size=value[0],
+        output_size=output[2],
+        use_bias=options["use_bias"],
+        window=None if band is None else (band - 1, band - 1),
+        dropout_rate=options["dropout"],
         **own,
     )
-    state = {f"{name}_weight": kernel.reshape(kernel.shape[0], -1) for name, (kernel, _) in kernels.items()}
-    state["output_weight"] = output.reshape(-1, output.shape[2])
-    state |= {f"{name}_bias": bias.reshape(-1) for name, (_, bias) in kernels.items() if bias is not None}
-    return layer, state
+    state = {name: np.array(variable.value) for name, variable in _variables(dense)}
+    return layer, {name: state[name].reshape(spec.shape) for name, spec in layer.config.specs().items()}
 
 
-def _from_attention(module: keras.layers.Attention, own: dict[str, Any]) -> tuple[Layer, dict[str, Array]]:
-    rate = module.dropout
+def _dense_layers(module: Any) -> dict[str, Any]:
+    """Give the projections by name; only one of the two classes has public names for them."""
+    return {name: getattr(module, f"_{name}_dense") for name in PROJECTIONS}
+
+
+def _variables(dense: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Name the variables of the projections as ours are."""
+    named = [(f"{name}_weight", layer.kernel) for name, layer in dense.items()]
+    return named + [(f"{name}_bias", layer.bias) for name, layer in dense.items() if layer.bias is not None]
+
+
+def _from_attention(theirs: str, module: Any, own: dict[str, Any]) -> tuple[Layer, dict[str, Array]]:
+    own = own | {"dropout_rate": module.dropout}
     scale = None if module.scale is None else np.array(module.scale.value)
     if module.score_mode == "dot":
-        layer = DotProductAttention(
-            scale=None if module.use_scale else 1.0, use_scale=module.use_scale, dropout_rate=rate, **own
-        )
+        layer = DotProductAttention(scale=1.0 if scale is None else None, use_scale=scale is not None, **own)
         return layer, {} if scale is None else {"scale": scale}
     # score_mode "concat": w Σ tanh(s (q + k)) is additive attention whose projections are s times the identity.
-    size = _query_size(module)
-    dtype = np.array(module.concat_score_weight.value).dtype
-    weights = {"score_weight": np.full(size, np.array(module.concat_score_weight.value), dtype)}
+    size, weight = _query_size(theirs, module), np.array(module.concat_score_weight.value)
+    state = {"score_weight": np.full(size, weight, weight.dtype)}
     if scale is not None:
-        identity = np.asarray(scale * np.eye(size), dtype)
-        weights |= {"query_weight": identity, "key_weight": identity}
-    return AdditiveAttention(size, use_projections=scale is not None, dropout_rate=rate, **own), weights
+        identity = (scale * np.eye(size)).astype(weight.dtype)
+        state |= {"query_weight": identity, "key_weight": identity}
+    return AdditiveAttention(size, use_projections=scale is not None, **own), state
 
 
-def _from_additive(module: keras.layers.AdditiveAttention, own: dict[str, Any]) -> tuple[Layer, dict[str, Array]]:
-    size = _query_size(module)
+def _from_additive(theirs: str, module: Any, own: dict[str, Any]) -> tuple[Layer, dict[str, Array]]:
+    size = _query_size(theirs, module)
     layer = AdditiveAttention(size, use_projections=False, dropout_rate=module.dropout, **own)
-    weight = (
-        np.ones(size, layer.state()["score_weight"].dtype) if module.scale is None else np.array(module.scale.value)
-    )
-    return layer, {"score_weight": weight}
+    if module.scale is None:
+        return layer, {name: np.ones_like(array) for name, array in layer.state().items()}
+    return layer, {"score_weight": np.array(module.scale.value)}
 
 
-def _query_size(module: Any) -> int:
+def _query_size(theirs: str, module: Any) -> int:
     """Return the size of the queries that a layer was built for; [query, value, key] are its inputs."""
-    shapes = (module.get_build_config() or {}).get("input_shape")
-    if not shapes:
-        raise InterchangeError(f"the keras.layers.{type(module).__name__} does not know the size of its queries")
-    return int(shapes[0][-1])
+    return int(_build_shape(theirs, module)[0][-1])
 
 
-def _from_norm(module: keras.layers.LayerNormalization, own: dict[str, Any]) -> tuple[Layer, dict[str, Array]]:
+def _build_shape(theirs: str, module: Any) -> Any:
+    """Return the shape, or the shapes, that a layer was built for."""
+    shape = (module.get_build_config() or {}).get("input_shape")
+    if not shape:
+        raise InterchangeError(f"the {theirs} does not know the shapes that it was built for")
+    return shape
+
+
+def _from_norm(theirs: str, module: Any, own: dict[str, Any]) -> tuple[Layer, dict[str, Array]]:
     options = module.get_config()
-    refuse(
-        "keras.layers.LayerNormalization",
-        {"rms_scaling": options.get("rms_scaling"), "scale=False, so": not options["scale"]},
-    )
+    refuse(theirs, {"rms_scaling": options.get("rms_scaling")})
+    if not options["scale"]:
+        raise InterchangeError(f"{theirs} cannot be exchanged with scale=False")
+    rank = len(_build_shape(theirs, module))
+    if [axis % rank for axis in options["axis"]] != [rank - 1]:
+        raise InterchangeError(f"{theirs} must normalise the last axis; got axis={options['axis']!r}")
     weight = np.array(module.gamma.value)
-    if weight.ndim != 1:
-        raise InterchangeError(f"keras.layers.LayerNormalization cannot be exchanged with axis={options['axis']!r}")
     layer = LayerNorm(weight.size, epsilon=options["epsilon"], use_bias=options["center"], **own)
     return layer, {"weight": weight} | ({"bias": np.array(module.beta.value)} if options["center"] else {})
 
 
-_FROM: dict[Any, Callable[[Any, dict[str, Any]], tuple[Layer, dict[str, Array]]]] = {
-    keras.layers.MultiHeadAttention: _from_multi_head,
-    keras.layers.GroupQueryAttention: _from_grouped,
-    keras.layers.Attention: _from_attention,
-    keras.layers.AdditiveAttention: _from_additive,
-    keras.layers.LayerNormalization: _from_norm,
+_FROM: dict[str, Callable[[str, Any, dict[str, Any]], tuple[Layer, dict[str, Array]]]] = {
+    "MultiHeadAttention": _from_multi_head,
+    "GroupQueryAttention": _from_multi_head,
+    "Attention": _from_attention,
+    "AdditiveAttention": _from_additive,
+    "LayerNormalization": _from_norm,
 }
+"""By the public names of Keras, which are not always those of the classes."""
 
 
 def _to_multi_head(layer: MultiHeadAttention, own: dict[str, Any]) -> keras.layers.Layer:
-    config = layer.config
-    is_grouped = config.kv_heads != config.num_heads
-    theirs = f"keras.layers.{'GroupQueryAttention' if is_grouped else 'MultiHeadAttention'}"
-    window = config.window
+    config, window = layer.config, layer.config.window
     band = window[0] + 1 if window is not None and window[0] == window[1] else None
-    refuse_attention_options(
-        theirs, config, grouped=is_grouped, value_dim=not is_grouped, window=window is None or band is not None
-    )
-    state = layer.state()
-    key_size = config.key_size or config.model_size
-    output_size = config.output_size or config.model_size
+    is_grouped = config.kv_heads != config.num_heads
+    theirs = "GroupQueryAttention" if is_grouped else "MultiHeadAttention"
+    own_options = ("num_kv_heads",) if is_grouped else ("value_dim", "output_size")
+    has = ("head_dim", "value_size", *own_options, *(("window",) if band else ()))
+    refuse_attention_options(f"keras.layers.{theirs}", config, has=has)
     options = {"dropout": config.dropout_rate, "use_bias": config.use_bias, "sliding_window": band, **own}
     if is_grouped:
-        refuse(theirs, {"output_size": output_size if output_size != config.model_size else None})
         module = keras.layers.GroupQueryAttention(config.query_dim, config.num_heads, config.kv_heads, **options)
     else:
         module = keras.layers.MultiHeadAttention(
             config.num_heads,
             config.query_dim,
             value_dim=config.value_dim or config.query_dim,
-            output_shape=output_size,
+            output_shape=config.output_size or config.model_size,
             **options,
         )
+    key_size = config.key_size or config.model_size
     module.build(
         query_shape=(None, None, config.model_size),
         key_shape=(None, None, key_size),
         value_shape=(None, None, config.value_size or key_size),
     )
-    for name in ("query", "key", "value", "output"):
-        dense = getattr(module, f"_{name}_dense")
-        dense.kernel.assign(state[f"{name}_weight"].reshape(dense.kernel.shape))
-        if dense.bias is not None:
-            dense.bias.assign(state[f"{name}_bias"].reshape(dense.bias.shape))
+    state = layer.state()
+    for name, variable in _variables(_dense_layers(module)):
+        variable.assign(state[name].reshape(variable.shape))
     return module
 
 

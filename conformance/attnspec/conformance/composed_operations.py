@@ -42,7 +42,7 @@ class Composed(Operation):
     arguments: tuple[str, ...] = ()
     """The positional arguments, in order."""
     dropouts: Any = None
-    """The class of tree that `dropout` is; None: one `Dropout`; (class,): a tuple of them, one for each layer."""
+    """The class of tree that `dropout` is, or `tuple[class, ...]`; None: one `Dropout`."""
     cotangents: tuple[str, ...] = ("output_cotangent",)
     """The cotangents as the reference's gradient takes them: the first by position, trees of others by keyword."""
 
@@ -68,8 +68,6 @@ class Composed(Operation):
         kept = {name: Dropout(rate, keep) for name, keep in under(tensors, "keep").items()}
         if self.dropouts is None:
             return kept[""]
-        if isinstance(self.dropouts, tuple):
-            return build_tree(tuple[self.dropouts[0], ...], kept)
         return build_tree(self.dropouts, kept)
 
     def gradients(self, tensors: Tensors, options: Mapping[str, Any], cotangents: Tensors) -> dict[str, Array]:
@@ -138,7 +136,7 @@ def _composed(
         optional,
         numbers,
         evaluate,
-        caller=Composed.call,  # type: ignore[arg-type] # not used: `call` is overridden
+        caller=Composed.call,
         is_attention=False,
         arguments=arguments,
         trees=trees,
@@ -202,7 +200,7 @@ COMPOSED: tuple[Composed, ...] = (
         "parameters",
         numbers=_BLOCK,
         required=("num_heads",),
-        dropouts=(EncoderLayerDropout,),
+        dropouts=tuple[EncoderLayerDropout, ...],
         **_parameters(parameters_of.EncoderParameters),
     ),
     _composed(
@@ -222,7 +220,7 @@ COMPOSED: tuple[Composed, ...] = (
         "parameters",
         numbers=_BLOCK,
         required=("num_heads",),
-        dropouts=(DecoderLayerDropout,),
+        dropouts=tuple[DecoderLayerDropout, ...],
         **_parameters(parameters_of.DecoderParameters),
     ),
     _composed("embedding", "inputs", "parameters", **_parameters(parameters_of.LinearParameters)),

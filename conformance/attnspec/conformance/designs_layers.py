@@ -190,7 +190,7 @@ def _feed_forward() -> Iterator[Design]:
 
 
 def _encoders() -> Iterator[Design]:
-    layer = {"operation": "encoder_layer"}
+    layer: dict[str, Any] = {"operation": "encoder_layer"}
     heads = {"num_heads": HEADS}
     config = EncoderLayerConfig(SIZE, HEADS, hidden_size=INNER)
     grouped = EncoderLayerConfig(SIZE, HEADS, num_kv_heads=1, hidden_size=INNER)
@@ -406,7 +406,13 @@ def _with_nan_where_invalid(make: Make) -> Make:
 
 def _models() -> Iterator[Design]:
     heads = {"num_heads": HEADS}
-    rich = {"hidden_size": INNER, "positions": "learned", "max_length": MEMORY, "embedding_norm": True, "norm": "pre"}
+    rich: dict[str, Any] = {
+        "hidden_size": INNER,
+        "positions": "learned",
+        "max_length": MEMORY,
+        "embedding_norm": True,
+        "norm": "pre",
+    }
     yield from both(
         "text-encoder-ids",
         ("S35",),

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from attnspec.contract import causal, key_lengths
+from attnspec.contract.tensor_files import read_tensors
 
 from .design import Design
 from .example_files import MINILM
 from .recipes import Array
-from attnspec.contract.tensor_files import read_tensors
 
 HEADS = 4
 LENGTHS = (13, 10, 5)

@@ -69,14 +69,14 @@ def _integers(shape: Shape) -> Make:
     def make(rng: np.random.Generator) -> dict[str, Array]:
         tensors = peaked(rng, shape)
         for name in ("query", "key"):
-            tensors[name] = rng.integers(-1, 2, tensors[name].shape).astype(np.float64)
+            tensors[name] = np.asarray(rng.integers(-1, 2, tensors[name].shape), np.float64)
         return tensors
 
     return make
 
 
 def _hard() -> Iterator[Design]:
-    operation = {"operation": "hard_attention"}
+    operation: dict[str, Any] = {"operation": "hard_attention"}
     yield from both(
         "hard-best",
         ("S20",),
@@ -145,7 +145,7 @@ def _with_parameters(core: Make, config: Any) -> Make:
 
 
 def _additive() -> Iterator[Design]:
-    operation = {"operation": "additive_attention"}
+    operation: dict[str, Any] = {"operation": "additive_attention"}
 
     def uneven(rng: np.random.Generator) -> dict[str, Array]:
         tensors = peaked(rng, _SMALL_GROUPED)
@@ -288,12 +288,13 @@ def _cell() -> Iterator[Design]:
             | {
                 "state.memory_cotangent": rng.standard_normal((batch, size)),
                 "state.output_cotangent": rng.standard_normal((batch, size)),
+                "outputs_cotangent": rng.standard_normal((batch, classes)),
             }
         )
 
     plain = make_of(config, **inputs, **state)
     padded = _nan_where_invalid(make_of(config, valid=lambda _: np.asarray(valid), **inputs, **state))
-    shared = {"numbers": {}, "recipe": "layers", "operation": "gated_attention_cell"}
+    shared: dict[str, Any] = {"numbers": {}, "recipe": "layers", "operation": "gated_attention_cell"}
     yield from both(
         "cell",
         ("S28",),
@@ -323,12 +324,11 @@ def _cell() -> Iterator[Design]:
         **operation,
     )
     for name, make in (("cell", plain), ("cell-padded", padded)):
-        cotangent = pulled(make)
         yield Design(
             f"gradient-{name}",
             ("S28",),
             "gradients: through outputs, memory and output state at once",
-            lambda rng, make=cotangent: make(rng) | {"outputs_cotangent": rng.standard_normal((batch, classes))},
+            pulled(make),
             dtypes=("float64",),
             direction="backward",
             **shared,

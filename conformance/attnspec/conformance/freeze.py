@@ -18,6 +18,7 @@ import numpy as np
 
 from attnspec.contract.bias_json import bias_to_json
 from attnspec.contract.mask_json import mask_to_json
+from attnspec.contract.tensor_files import write_tensors
 
 from .admission import CHEATS, decides, evaluate, rejects
 from .cases import VECTORS, Case, load_cases, payload_of
@@ -26,7 +27,6 @@ from .designs import designs
 from .operations import OPERATIONS
 from .profiles import default_profile
 from .recipes import Array, round_to
-from attnspec.contract.tensor_files import write_tensors
 
 GENERATOR_VERSION = 1
 

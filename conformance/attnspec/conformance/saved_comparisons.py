@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from attnspec.contract.tensor_files import read_tensors, write_tensors
+
 from .admission import largest_ratio
 from .cases import DTYPES
 from .comparison_files import InputError, read_metadata
-from attnspec.contract.tensor_files import read_tensors, write_tensors
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

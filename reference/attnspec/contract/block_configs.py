@@ -341,12 +341,16 @@ class StackConfig(BlockConfig):
         if self.final_norm is not None:
             check_flag("final_norm", self.final_norm)
 
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether a normalisation follows the last layer."""
+        return self.norm == "pre" if self.final_norm is None else self.final_norm
+
     def stack(self, layer: type[BlockConfig]) -> dict[str, Part]:
         """Name the layers inside."""
-        has_norm = self.norm == "pre" if self.final_norm is None else self.final_norm
         return {
-            "layers": tuple(layer(**self.layer_options()) for _ in range(self.num_layers)),
-            "norm": self.normalisation() if has_norm else None,
+            "layers": (layer(**self.layer_options()),) * self.num_layers,
+            "norm": self.normalisation() if self.has_final_norm else None,
         }
 
 

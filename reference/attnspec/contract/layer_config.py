@@ -119,8 +119,13 @@ def configure(config: type[Config], args: tuple[Any, ...], options: Mapping[str,
     try:
         bound = inspect.signature(config).bind(*args, **options)
     except TypeError as error:
-        raise TypeError(f"{config.layer}: {error}; its arguments are {signature_of(config)}") from None
+        raise TypeError(f"{config.layer}: {error}; its arguments are {_without_annotations(config)}") from None
     return config(*bound.args, **bound.kwargs)
+
+
+def _without_annotations(config: type[LayerConfig]) -> inspect.Signature:
+    fields = signature_of(config).parameters.values()
+    return inspect.Signature([field.replace(annotation=inspect.Parameter.empty) for field in fields])
 
 
 def initial_state(config: LayerConfig, seed: int, *, dtype: str = "float64") -> dict[str, np.ndarray[Any, Any]]:

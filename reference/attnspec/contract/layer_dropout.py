@@ -108,7 +108,7 @@ def text_encoder_draws(
     if not config.dropout_rate or len(tokens) < 1:
         return None
     embedded = (*tokens, config.model_size)
-    layers = encoder_draws(config.encoder_config(config.num_layers), embedded)
+    layers = (encoder_layer_draws(config, embedded),) * config.num_layers
     return TextEncoderDropout(_draw(config.dropout_rate, *embedded), layers)
 
 
@@ -120,8 +120,8 @@ def transformer_draws(config: TransformerConfig, source: Shape, target: Shape) -
     return TransformerDropout(
         source=_draw(config.dropout_rate, *embedded[0]),
         target=_draw(config.dropout_rate, *embedded[1]),
-        encoder=encoder_draws(config.encoder_config(config.num_encoder_layers), embedded[0]),
-        decoder=decoder_draws(config.decoder_config(config.num_decoder_layers), embedded[1], embedded[0]),
+        encoder=(encoder_layer_draws(config, embedded[0]),) * config.num_encoder_layers,
+        decoder=(decoder_layer_draws(config, embedded[1], embedded[0]),) * config.num_decoder_layers,
     )
 
 
