@@ -7,9 +7,7 @@ all values there.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from torch.overrides import TorchFunctionMode  # noqa: E402 - behind the line that may skip
 from transformers import (  # noqa: E402

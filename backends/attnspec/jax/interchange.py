@@ -144,6 +144,7 @@ def _to_multi_head(layer: MultiHeadAttention, rngs: nnx.Rngs) -> nnx.MultiHeadAt
         broadcast_dropout=False,
         dropout_rate=config.dropout_rate,
         deterministic=layer.deterministic,
+        kernel_init=nnx.initializers.zeros,  # not drawn, because the state takes its place
         use_bias=config.use_bias,
         decode=False,
         rngs=rngs,

@@ -97,7 +97,7 @@ def _from_multi_head(theirs: str, module: Any, own: dict[str, Any]) -> tuple[Mul
         dropout_rate=options["dropout"],
         **own,
     )
-    state = {name: np.array(variable.value) for name, variable in _variables(dense)}
+    state = {name: np.array(variable.numpy()) for name, variable in _variables(dense)}
     return layer, {name: state[name].reshape(spec.shape) for name, spec in layer.config.specs().items()}
 
 
@@ -114,12 +114,12 @@ def _variables(dense: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def _from_attention(theirs: str, module: Any, own: dict[str, Any]) -> tuple[Layer, dict[str, Array]]:
     own = own | {"dropout_rate": module.dropout}
-    scale = None if module.scale is None else np.array(module.scale.value)
+    scale = None if module.scale is None else np.array(module.scale.numpy())
     if module.score_mode == "dot":
         layer = DotProductAttention(scale=1.0 if scale is None else None, use_scale=scale is not None, **own)
         return layer, {} if scale is None else {"scale": scale}
     # score_mode "concat": w Σ tanh(s (q + k)) is additive attention whose projections are s times the identity.
-    size, weight = _query_size(theirs, module), np.array(module.concat_score_weight.value)
+    size, weight = _query_size(theirs, module), np.array(module.concat_score_weight.numpy())
     state = {"score_weight": np.full(size, weight, weight.dtype)}
     if scale is not None:
         identity = (scale * np.eye(size)).astype(weight.dtype)
@@ -132,7 +132,7 @@ def _from_additive(theirs: str, module: Any, own: dict[str, Any]) -> tuple[Layer
     layer = AdditiveAttention(size, use_projections=False, dropout_rate=module.dropout, **own)
     if module.scale is None:
         return layer, {name: np.ones_like(array) for name, array in layer.state().items()}
-    return layer, {"score_weight": np.array(module.scale.value)}
+    return layer, {"score_weight": np.array(module.scale.numpy())}
 
 
 def _query_size(theirs: str, module: Any) -> int:
@@ -156,9 +156,9 @@ def _from_norm(theirs: str, module: Any, own: dict[str, Any]) -> tuple[Layer, di
     rank = len(_build_shape(theirs, module))
     if [axis % rank for axis in options["axis"]] != [rank - 1]:
         raise InterchangeError(f"{theirs} must normalise the last axis; got axis={options['axis']!r}")
-    weight = np.array(module.gamma.value)
+    weight = np.array(module.gamma.numpy())
     layer = LayerNorm(weight.size, epsilon=options["epsilon"], use_bias=options["center"], **own)
-    return layer, {"weight": weight} | ({"bias": np.array(module.beta.value)} if options["center"] else {})
+    return layer, {"weight": weight} | ({"bias": np.array(module.beta.numpy())} if options["center"] else {})
 
 
 _FROM: dict[str, Callable[[str, Any, dict[str, Any]], tuple[Layer, dict[str, Array]]]] = {

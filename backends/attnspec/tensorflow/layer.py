@@ -105,7 +105,7 @@ class Layer(keras.layers.Layer):  # type: ignore[misc] # Keras ships no type inf
 
     def state(self) -> State:
         """Return a copy of all parameters as NumPy arrays, by their canonical names."""
-        return {name: np.array(variable.value) for name, variable in self._named().items()}
+        return {name: np.array(variable.numpy()) for name, variable in self._named().items()}
 
     def load_state(self, state: Mapping[str, Any]) -> Self:
         """Set all parameters from a state of any framework; what does not fit is an error that names each entry."""

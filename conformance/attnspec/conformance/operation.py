@@ -78,7 +78,13 @@ class Evaluation(NamedTuple):
 
 
 def results_of(returned: Any) -> dict[str, Any]:
-    """Name what an operation returned: the leaves of a named tuple by their paths, or `output`."""
+    """Name what an operation returned: the leaves of a named tuple by their paths, or `output`.
+
+    Raises:
+        TypeError: a plain tuple, whose parts have no names.
+    """
+    if isinstance(returned, tuple) and not hasattr(returned, "_fields"):
+        raise TypeError(f"an operation must return a tensor or a named tuple, and not a tuple of {len(returned)}")
     return {name or "output": result for name, result in leaves(returned).items()}
 
 

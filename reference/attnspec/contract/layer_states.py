@@ -78,13 +78,34 @@ class StateError(ValueError):
     """A state that does not belong to the layer that was to take it, or a file that holds none."""
 
 
+def check_entries(config: LayerConfig, state: Any) -> State:
+    """Check that a state has exactly the entries of a layer, and return them in order."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"`state` must be a dictionary of arrays by name; got {describe(state)}")
+    specs = config.specs()
+    arrays = {str(name): _as_array(str(name), array) for name, array in state.items()}
+    problems = [f"{name} is missing" for name in specs if name not in arrays]
+    problems += [f"{name} is unknown" for name in arrays if name not in specs]
+    problems += [
+        f"{name} has shape {show_shape(arrays[name].shape)} instead of {show_shape(spec.shape)}"
+        for name, spec in specs.items()
+        if name in arrays and arrays[name].shape != spec.shape
+    ]
+    other = recognise(arrays) if problems else None
+    if other is not None and other != config.layer:
+        raise StateError(f"`state` is that of a layer of class {other}, not of {config.layer}")
+    if problems:
+        raise StateError(f"`state` does not fit this {config.layer}: {'; '.join(problems)}")
+    return {name: arrays[name] for name in specs}
+
+
 def check_state(config: LayerConfig, state: Any, dtype: str) -> State:
     """Check that a state has exactly the entries of a layer, and return them in order, in the layer's dtype.
 
     Every entry that is missing, unknown or misshapen is named. An entry of another dtype is taken if each of its
     numbers is one of the layer's dtype too: float32 by a float64 layer, not the other way round.
     """
-    arrays = _check_entries(config, state)
+    arrays = check_entries(config, state)
     return {name: _convert(name, array, dtype) for name, array in arrays.items()}
 
 
@@ -97,7 +118,7 @@ def recognise(state: Mapping[str, Array]) -> str | None:
 
 def save_state(path: str | os.PathLike[str], config: LayerConfig, state: Mapping[str, Any]) -> None:
     """Write a state, and the arguments of its layer, to a safetensors file."""
-    arrays = _check_entries(config, state)
+    arrays = check_entries(config, state)
     metadata = {"format": _FORMAT, "layer": config.layer, "arguments": json.dumps(arguments_to_json(config))}
     Path(path).write_bytes(write_tensors(arrays, metadata))
 
@@ -135,27 +156,6 @@ def arguments_from_json(config: type[LayerConfig], arguments: Mapping[str, Any])
     return config(**given)
 
 
-def _check_entries(config: LayerConfig, state: Any) -> State:
-    """Check that a state has exactly the entries of a layer, and return them in order."""
-    if not isinstance(state, Mapping):
-        raise TypeError(f"`state` must be a dictionary of arrays by name; got {describe(state)}")
-    specs = config.specs()
-    arrays = {str(name): _as_array(str(name), array) for name, array in state.items()}
-    problems = [f"{name} is missing" for name in specs if name not in arrays]
-    problems += [f"{name} is unknown" for name in arrays if name not in specs]
-    problems += [
-        f"{name} has shape {show_shape(arrays[name].shape)} instead of {show_shape(spec.shape)}"
-        for name, spec in specs.items()
-        if name in arrays and arrays[name].shape != spec.shape
-    ]
-    other = recognise(arrays) if problems else None
-    if other is not None and other != config.layer:
-        raise StateError(f"`state` is that of a layer of class {other}, not of {config.layer}")
-    if problems:
-        raise StateError(f"`state` does not fit this {config.layer}: {'; '.join(problems)}")
-    return {name: arrays[name] for name in specs}
-
-
 def _check_same(found: LayerConfig, config: LayerConfig) -> None:
     if found.layer != config.layer:
         raise StateError(f"holds the state of a layer of class {found.layer}, not of {config.layer}")
@@ -182,10 +182,12 @@ def _read(payload: bytes) -> tuple[LayerConfig, State]:
         config = arguments_from_json(CONFIGS[layer], json.loads(metadata["arguments"]))
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(f"the arguments of its {layer} cannot be read ({error})") from None
-    return config, _check_entries(config, arrays)
+    return config, check_entries(config, arrays)
 
 
 def _as_array(name: str, value: Any) -> Array:
+    if isinstance(value, np.generic):  # what NumPy makes of an array without axes, in arithmetic
+        value = np.asarray(value)
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} of `state` must be a NumPy array; got {describe(value)}")
     if dtype_name(value.dtype) not in FLOATING:

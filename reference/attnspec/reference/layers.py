@@ -8,10 +8,11 @@ from typing import Any
 from attnspec.contract.attention_configs import MultiHeadAttentionConfig
 from attnspec.contract.layer_config import LayerConfig
 from attnspec.contract.layer_parameters import LinearParameters
-from attnspec.contract.layer_states import check_state
-from attnspec.contract.operands import describe
+from attnspec.contract.layer_states import check_entries
+from attnspec.contract.operands import check_floating
+from attnspec.contract.operands import describe as describe_value
 
-from .attention import dot_product_attention
+from .attention import dot_product_attention, widen
 from .blocks import decoder, decoder_layer, encoder, encoder_layer, feed_forward, layer_norm
 from .gates import gated_attention, gated_attention_cell
 from .models import (
@@ -24,6 +25,7 @@ from .models import (
 )
 from .projections import key_value_attention, multi_head_attention, self_attention
 from .similarities import additive_attention, hard_attention
+from .tensors import as_tensors, describe
 
 
 def run_layer(config: LayerConfig, state: Mapping[str, Any], *inputs: Any, **options: Any) -> Any:
@@ -31,8 +33,8 @@ def run_layer(config: LayerConfig, state: Mapping[str, Any], *inputs: Any, **opt
 
     Args:
         config: the arguments of a layer, such as `EncoderConfig(512, 8, 6)`.
-        state: its parameters by their canonical names, floating NumPy arrays (`initial_state(config, seed)`,
-            `layer.state()` of any framework, `read_state(path)`).
+        state: its parameters by their canonical names, NumPy arrays of the dtype of the inputs (`initial_state(config,
+            seed)`, `layer.state()` of any framework, `read_state(path)`).
         inputs, options: as for the call of the layer in every framework.
 
     Returns:
@@ -43,8 +45,8 @@ def run_layer(config: LayerConfig, state: Mapping[str, Any], *inputs: Any, **opt
         ValueError, TypeError: as for the layer's operation.
     """
     if not isinstance(config, LayerConfig):
-        raise TypeError(f"`config` must be the arguments of a layer, such as EncoderConfig(…); got {describe(config)}")
-    values = check_state(config, state, "float64")
+        raise TypeError(f"`config` must be the arguments of a layer, such as EncoderConfig(…); got {describe_value(config)}")
+    values = check_entries(config, state)
     return _RUN[config.layer](config, values, *inputs, **options)
 
 
@@ -74,10 +76,15 @@ def _self_attention(config: LayerConfig, values: Mapping[str, Any], *inputs: Any
     return self_attention(*inputs, *values.values(), **config.settings(), **options)
 
 
-def _key_value(config: LayerConfig, values: Mapping[str, Any], query: Any, *memory: Any, **options: Any) -> Any:
-    if "query_weight" in values:
-        query = embedding(query, LinearParameters(values["query_weight"]))
-    return key_value_attention(query, *memory, **config.settings(), **options)
+def _key_value(
+    config: LayerConfig, parameters: Mapping[str, Any], query: Any, keys: Any, values: Any, **options: Any
+) -> Any:
+    if "query_weight" in parameters:
+        query = embedding(query, LinearParameters(parameters["query_weight"]))  # float64, whatever dtype comes in
+        weight, keys, values = as_tensors(query_weight=parameters["query_weight"], keys=keys, values=values)
+        check_floating(query_weight=describe(weight), keys=describe(keys), values=describe(values))
+        keys, values = widen(keys), widen(values)
+    return key_value_attention(query, keys, values, **config.settings(), **options)
 
 
 def _multi_head(

@@ -1,0 +1,1 @@
+"""Handwritten digits: an MLP, the gated attention cell beside it, and a sequence classifier, in three frameworks."""
