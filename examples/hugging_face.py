@@ -42,7 +42,8 @@ def register(name: str = "attnspec") -> None:
 def boolean_mask(**arguments: Any) -> Tensor:
     """Build the mask of a model, (B, 1, Tq, Tk), True where a query may attend, even where it could be left out."""
     arguments |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-    return sdpa_mask(**arguments)
+    mask: Tensor = sdpa_mask(**arguments)
+    return mask
 
 
 def attention(

@@ -118,7 +118,7 @@ def embed_with_torch(model: Model, batch: Batch) -> Array:
 
     import attnspec.torch as attn
 
-    encoder = attn.TextEncoder(**model.config.arguments()).load_state(model.state).eval()
+    encoder = attn.TextEncoder.from_layer_config(model.config).load_state(model.state).eval()
     ids, valid = torch.tensor(batch.ids), torch.tensor(batch.valid)
     with torch.inference_mode():
         return unit(attn.mean_pooling(encoder(ids, valid=valid), valid=valid).numpy())
@@ -130,7 +130,7 @@ def embed_with_tensorflow(model: Model, batch: Batch) -> Array:
 
     import attnspec.tensorflow as attn
 
-    encoder = attn.TextEncoder(**model.config.arguments()).load_state(model.state)
+    encoder = attn.TextEncoder.from_layer_config(model.config).load_state(model.state)
     ids, valid = tf.constant(batch.ids), tf.constant(batch.valid)
     return unit(attn.mean_pooling(encoder(ids, valid=valid), valid=valid).numpy())
 
@@ -142,7 +142,7 @@ def embed_with_jax(model: Model, batch: Batch) -> Array:
 
     import attnspec.jax as attn
 
-    encoder = attn.TextEncoder(**model.config.arguments(), rngs=nnx.Rngs(0)).load_state(model.state)
+    encoder = attn.TextEncoder.from_layer_config(model.config, rngs=nnx.Rngs(0)).load_state(model.state)
     encoder.eval()
     ids, valid = jnp.asarray(batch.ids), jnp.asarray(batch.valid)
     return unit(np.asarray(attn.mean_pooling(encoder(ids, valid=valid), valid=valid)))

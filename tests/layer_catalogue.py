@@ -168,7 +168,10 @@ ENTRIES = (
     ),
     entry("TextEncoder", PLAIN | {"num_layers": 0, "input_size": SIZE, "positions": None}, INPUTS, note="vectors"),
     entry(
-        "SequenceClassifier", PLAIN | {"num_layers": 1, "input_size": VOCABULARY, "num_classes": 4}, IDS, valid=VALID
+        "SequenceClassifier",
+        PLAIN | {"num_layers": 1, "input_size": VOCABULARY, "num_classes": 4, "final_norm": True},
+        IDS,
+        valid=VALID,
     ),
     entry(
         "Transformer",

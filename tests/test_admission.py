@@ -12,14 +12,18 @@ from attnspec.conformance.admission import CHEATS, decides, evaluate, rejects
 from attnspec.conformance.cases import Case, payload_of, shipped_cases
 from attnspec.conformance.operation import Evaluation, results_of
 from attnspec.conformance.profiles import default_profile
-from attnspec.contract import Dropout, Mask, causal
+from attnspec.contract import Dropout, Mask, causal, key_lengths
 from attnspec.contract.biases import Alibi
+from attnspec.contract.layer_results import CellResult, CellState, EncoderLayerDropout, TextEncoderDropout
 from attnspec.contract.partial_results import PartialAttention
+from attnspec.contract.rotary_option import Rotary
+from attnspec.contract.states import leaves
 
 Array = np.ndarray[Any, Any]
 
 CASES = {case.id: case for case in shipped_cases()}
 EXACT = {"output": np.array([1.0, 2.0]), "logsumexp": np.array([3.0, -np.inf])}
+GATE = ("inputs", "parameters.weight", "parameters.bias")
 BOUNDS = {"output": np.array([0.1, 0.1]), "logsumexp": np.array([0.1, 0.0])}
 
 
@@ -62,6 +66,13 @@ def test_what_rejects(answer: dict[str, list[float]], expected: bool | None) -> 
         ("sinusoidal-float32", {"mean_value"}),
         ("gradient-plain-float32", {"mean_value"}),
         ("gradient-rotary-interleaved-float32", {"mean_value"}),
+        ("additive-float32", set()),
+        ("hard-best-float32", set()),
+        ("encoder-layer-post-float32", {"mean_value"}),
+        ("cached-step-float32", {"mean_value"}),
+        ("cell-float32", {"mean_value", "echo"}),
+        ("embedding-ids-float32", {"mean_value", "echo"}),
+        ("gradient-layer-norm-float32", {"mean_value"}),
     ],
 )
 def test_cheats_that_have_no_answer(case: str, silent: set[str]) -> None:
@@ -72,7 +83,16 @@ def test_cheats_that_have_no_answer(case: str, silent: set[str]) -> None:
 
 
 @pytest.mark.parametrize("name", CHEATS)
-@pytest.mark.parametrize("case", ["logsumexp-empty-float32", "gradient-sinks-float32", "merge-rank-3-float32"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "logsumexp-empty-float32",
+        "gradient-sinks-float32",
+        "merge-rank-3-float32",
+        "cached-step-float32",
+        "gradient-layer-norm-float32",
+    ],
+)
 def test_a_cheat_has_the_shapes_of_the_results(case: str, name: str) -> None:
     results = CHEATS[name](CASES[case])
     assert set(results) <= set(CASES[case].expected)
@@ -109,7 +129,17 @@ def test_attentions_have_stages(case: str, has_stages: bool) -> None:
     assert (evaluation.stages is not None) == has_stages == (evaluation.stage_bounds is not None)
 
 
-@pytest.mark.parametrize("case", ["logsumexp-rank-3-float32", "gradient-multi-head-float32", "merge-sinks-float32"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "logsumexp-rank-3-float32",
+        "gradient-multi-head-float32",
+        "merge-sinks-float32",
+        "cell-float32",
+        "cached-rotary-float32",
+        "gradient-layer-norm-float32",
+    ],
+)
 def test_results_bounds_and_ranges_have_the_same_names_and_shapes(case: str) -> None:
     evaluation = evaluate(CASES[case], default_profile("float32"))
     expected = CASES[case].expected
@@ -132,8 +162,14 @@ def test_named_results() -> None:
     one, two = np.zeros(1), np.ones(1)
     assert results_of(one) == {"output": one}
     assert results_of(PartialAttention(one, two)) == {"output": one, "logsumexp": two}
-    with pytest.raises(ValueError, match="longer"):
-        results_of((one, two, one))
+    state = CellState(two, one)
+    assert results_of(CellResult(one, state)) == {"outputs": one, "state.memory": two, "state.output": one}
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_parts_of_a_plain_tuple_have_no_names(count: int) -> None:
+    with pytest.raises(TypeError, match=f"^an operation must return .* a named tuple, and not a tuple of {count}$"):
+        results_of((np.zeros(1),) * count)
 
 
 def test_options_are_what_the_api_takes() -> None:
@@ -159,12 +195,38 @@ def test_options_take_other_tensors_and_objects() -> None:
     assert options["sinks"] is others["sinks"]
 
 
+def test_options_of_composed_operations() -> None:
+    options = CASES["decoder-pre-float32"].call_options()
+    assert (options["mask"], options["memory_mask"]) == (causal(), key_lengths([7, 3]))
+    assert CASES["encoder-layer-options-float32"].call_options()["rotary"] == Rotary("interleaved")
+    assert CASES["transformer-vectors-float32"].call_options()["positions"] is None
+    assert "positions" not in CASES["transformer-ids-float32"].call_options()
+    assert CASES["hard-few-visible-float32"].call_options()["top_k"] == 3
+
+
+@pytest.mark.parametrize(
+    ("case", "tree", "paths"),
+    [
+        ("cell-dropout-float32", Dropout, [""]),
+        ("encoder-layer-dropout-float32", EncoderLayerDropout, ["weights", "attention", "hidden", "feed_forward"]),
+        ("text-encoder-dropout-float32", TextEncoderDropout, ["embedding", "layers.0.weights", "layers.0.hidden"]),
+    ],
+)
+def test_dropouts_are_those_of_the_operation(case: str, tree: Any, paths: list[str]) -> None:
+    dropout = CASES[case].call_options()["dropout"]
+    assert type(dropout) is tree
+    kept = {path: each.keep for path, each in leaves(dropout).items()}
+    assert all(kept[path] is CASES[case].tensors[".".join(filter(None, ("keep", path)))] for path in paths)
+    assert len(kept) == sum(name.startswith("keep") for name in CASES[case].tensors)
+
+
 @pytest.mark.parametrize(
     ("case", "names"),
     [
         ("square-float32", set()),
         ("gradient-plain-float32", {"output"}),
         ("gradient-logsumexp-float32", {"output", "logsumexp"}),
+        ("gradient-cell-float64", {"outputs", "state.memory", "state.output"}),
     ],
 )
 def test_cotangents_belong_to_results(case: str, names: set[str]) -> None:
@@ -179,6 +241,8 @@ def test_cotangents_belong_to_results(case: str, names: set[str]) -> None:
         ("square-float32", {"expected"}),
         ("logsumexp-float32", {"expected", "expected_logsumexp"}),
         ("gradient-sinks-float32", {f"gradient_{name}" for name in ("query", "key", "value", "sinks")}),
+        ("cell-float32", {"expected_outputs", "expected_state.memory", "expected_state.output"}),
+        ("gradient-gated-input-float64", {f"gradient_{name}" for name in GATE}),
     ],
 )
 def test_a_payload_names_results_by_their_direction(case: str, added: set[str]) -> None:

@@ -267,7 +267,10 @@ USAGE = {
     "missing-file": (["nowhere.py:fn"], "attnspec: there is no file nowhere.py"),
     "missing-module": (["nowhere:fn"], "attnspec: module 'nowhere' cannot be imported: ModuleNotFoundError: No module"),
     "unknown-option": (["--clauses", "S7"], "Error: No such option"),
-    "unknown-clause": (["--clause", "S77"], "Error: no case has 'S77' among its clauses; did you mean S7 or S17?"),
+    "unknown-clause": (
+        ["--clause", "S77"],
+        "Error: no case has 'S77' among its clauses; did you mean S7 or S37 or S27?",
+    ),
     "unknown-operation": (["--op", "attention"], "Error: no case has 'attention' among its operations; did you mean"),
     "unknown-case": (["--case", "sqare-float32"], "Error: no case has 'sqare-float32' among its cases; did you mean"),
     "unknown-dtype": (["--dtype", "fp8"], "Error: no case has 'fp8' among its dtypes; there are"),

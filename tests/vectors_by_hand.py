@@ -1,6 +1,7 @@
 """What a vector must give, computed by the oracles: scalar attention, positions, gradients by the complex step.
 
-No line is shared with the reference that froze the vectors; all tensors are read as float64 numbers.
+No line is shared with the reference that froze the vectors; all tensors are read as float64 numbers. Composed
+operations, and rotary embeddings inside a multi-head attention, are in `composed_by_hand`.
 """
 
 from __future__ import annotations

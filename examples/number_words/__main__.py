@@ -8,7 +8,7 @@ import click
 
 from ..training.command import check_files, choose_frameworks, run_command, run_exercises, training_options
 
-EPOCHS = 20
+EPOCHS = 10
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

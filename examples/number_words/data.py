@@ -18,7 +18,7 @@ SOURCE_LENGTH = max(len(german(number)) for number in range(LARGEST + 1))
 TARGET_LENGTH = max(len(english(number)) for number in range(LARGEST + 1)) + 1
 """With the id that ends it."""
 
-TRAINING_NUMBERS, TEST_NUMBERS = 1000, 500
+TRAINING_NUMBERS, TEST_NUMBERS = 2000, 500
 
 
 class Pairs(NamedTuple):

@@ -25,17 +25,15 @@ def new_console() -> Console:
 
 def follow(console: Console, records: Records, happenings: Iterable[Happened]) -> None:
     """Collect what happens, with a bar for each framework, and a line for each epoch that all of them have finished."""
-    waiting = _epoch_lines(records)
-    line = next(waiting)
+    lines = _epoch_lines(records)
     with _bars(console, records) as advance:
         for happened in happenings:
             records.add(happened)
             if isinstance(happened.event, Step):
                 advance(happened.framework, happened.exercise, happened.event.loss)
             if isinstance(happened.event, Epoch):
-                while line:
+                for line in iter(lambda: next(lines), ""):
                     console.print(line)
-                    line = next(waiting)
 
 
 def print_results(console: Console, records: Records) -> None:

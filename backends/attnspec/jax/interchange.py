@@ -45,7 +45,7 @@ def from_native(module: nnx.Module, *, rngs: nnx.Rngs | None = None) -> Layer:
     layer, state = _FROM[kind](module, nnx.Rngs(0) if rngs is None else rngs)
     layer.load_state(state)
     if getattr(module, "deterministic", None):
-        layer.eval()
+        layer.eval()  # type: ignore[no-untyped-call] # Flax does not annotate it
     return layer
 
 
@@ -80,7 +80,7 @@ def _from_multi_head(module: nnx.MultiHeadAttention, rngs: nnx.Rngs) -> tuple[Mu
             "dtype": _other_dtype(module),
         },
     )
-    kernels = {name: np.array(part.kernel[...]) for name, part in _projections(module).items()}
+    kernels: dict[str, Array] = {name: np.array(part.kernel[...]) for name, part in _projections(module).items()}
     layer = MultiHeadAttention(
         module.in_features,
         module.num_heads,
@@ -93,11 +93,13 @@ def _from_multi_head(module: nnx.MultiHeadAttention, rngs: nnx.Rngs) -> tuple[Mu
         dtype=kernels["query"].dtype,
         rngs=rngs,
     )
-    state = {f"{name}_weight": kernel.reshape(kernel.shape[0], -1) for name, kernel in kernels.items()}
+    state: dict[str, Array] = {
+        f"{name}_weight": kernel.reshape(kernel.shape[0], -1) for name, kernel in kernels.items()
+    }
     state["output_weight"] = kernels["output"].reshape(-1, kernels["output"].shape[-1])
     if module.use_bias:
-        biases = {name: np.array(part.bias[...]) for name, part in _projections(module).items()}
-        state |= {f"{name}_bias": bias.reshape(-1) for name, bias in biases.items()}
+        for name, part in _projections(module).items():
+            state[f"{name}_bias"] = np.array(part.bias[...]).reshape(-1)
     return layer, state
 
 
@@ -111,7 +113,7 @@ def _other_dtype(module: Any) -> Any:
     return None if is_own else jnp.dtype(module.dtype).name
 
 
-def _from_norm(module: nnx.LayerNorm, rngs: nnx.Rngs) -> tuple[LayerNorm, dict[str, Array]]:
+def _from_norm(module: Any, rngs: nnx.Rngs) -> tuple[LayerNorm, dict[str, Array]]:
     refuse("flax.nnx.LayerNorm", {"dtype": _other_dtype(module)})
     if module.scale is None:
         raise InterchangeError("flax.nnx.LayerNorm cannot be exchanged with use_scale=False")
@@ -156,9 +158,9 @@ def _to_multi_head(layer: MultiHeadAttention, rngs: nnx.Rngs) -> nnx.MultiHeadAt
     return module
 
 
-def _to_norm(layer: LayerNorm, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def _to_norm(layer: LayerNorm, rngs: nnx.Rngs) -> Any:
     config, state = layer.config, layer.state()
-    module = nnx.LayerNorm(
+    module: Any = nnx.LayerNorm(
         config.model_size,
         epsilon=config.epsilon,
         use_bias=config.use_bias,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,10 @@ class Layer(nnx.Module):
 
     Config: ClassVar[type[LayerConfig]]
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # parameters and inner layers, whose names the arguments give
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "Config" in vars(cls):  # otherwise a user's class, with a signature of its own
@@ -54,7 +58,7 @@ class Layer(nnx.Module):
         self.part_names = tuple(parts)
         for name, part in parts.items():
             setattr(self, name, self._make(part, rngs))
-        self.rngs = rngs.dropout.fork() if self.config.has_dropout else nnx.data(None)
+        self.rngs: Any = rngs.dropout.fork() if self.config.has_dropout else nnx.data(None)
 
     def parameter_tree(self) -> Any:
         """Return the parameters as the tree that the layer's operation takes."""

@@ -132,10 +132,9 @@ def _norm(module: nn.LayerNorm, own: dict[str, Any]) -> LayerNorm:
 def _block_arguments(module: Any) -> dict[str, Any]:
     """Read the arguments that encoder and decoder layers share."""
     name = f"torch.nn.{type(module).__name__}"
-    attentions, norms, dropouts = (
-        [part for part in module.children() if isinstance(part, kind)]
-        for kind in (nn.MultiheadAttention, nn.LayerNorm, nn.Dropout)
-    )
+    attentions = [part for part in module.children() if isinstance(part, nn.MultiheadAttention)]
+    norms = [part for part in module.children() if isinstance(part, nn.LayerNorm)]
+    dropouts = [part for part in module.children() if isinstance(part, nn.Dropout)]
     is_decoder = isinstance(module, nn.TransformerDecoderLayer)
     if (len(attentions), len(norms), len(dropouts)) != ((2, 3, 4) if is_decoder else (1, 2, 3)):
         raise InterchangeError(f"parts of the {name} are of other classes than its own")

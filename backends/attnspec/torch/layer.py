@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import ml_dtypes
 import numpy as np
@@ -33,6 +33,10 @@ class Layer(nn.Module):
 
     Config: ClassVar[type[LayerConfig]]
     config: Any
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # parameters and inner layers, whose names the arguments give
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -122,7 +126,7 @@ class Layer(nn.Module):
 def _branch(part: Any) -> Any:
     if isinstance(part, Layer):
         return part.parameter_tree()
-    return tuple(layer.parameter_tree() for layer in part) if isinstance(part, nn.ModuleList) else part
+    return tuple(map(_branch, part)) if isinstance(part, nn.ModuleList) else part
 
 
 def shape_of(inputs: Any) -> Shape:
@@ -145,8 +149,8 @@ def _draw_initial(spec: ParameterSpec, tensor: Tensor) -> None:
 def _to_numpy(parameter: Tensor) -> np.ndarray[Any, Any]:
     tensor = parameter.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16).copy()
-    return tensor.numpy().copy()
+        return np.array(tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16))
+    return np.array(tensor.numpy())
 
 
 def _from_numpy(array: np.ndarray[Any, Any]) -> Tensor:

@@ -190,7 +190,12 @@ def _torch_stacks() -> Iterator[Exchange]:
     def transformer() -> Any:
         from torch import nn
 
-        sizes = {"num_encoder_layers": 2, "num_decoder_layers": 1, "dim_feedforward": HIDDEN, "batch_first": True}
+        sizes: dict[str, Any] = {
+            "num_encoder_layers": 2,
+            "num_decoder_layers": 1,
+            "dim_feedforward": HIDDEN,
+            "batch_first": True,
+        }
         module = nn.Transformer(SIZE, HEADS, **sizes).eval()
         module.encoder.enable_nested_tensor = False  # which would make the padding of its output 0
         return module

@@ -45,7 +45,8 @@ def run_layer(config: LayerConfig, state: Mapping[str, Any], *inputs: Any, **opt
         ValueError, TypeError: as for the layer's operation.
     """
     if not isinstance(config, LayerConfig):
-        raise TypeError(f"`config` must be the arguments of a layer, such as EncoderConfig(…); got {describe_value(config)}")
+        got = describe_value(config)
+        raise TypeError(f"`config` must be the arguments of a layer, such as EncoderConfig(…); got {got}")
     values = check_entries(config, state)
     return _RUN[config.layer](config, values, *inputs, **options)
 
@@ -67,13 +68,16 @@ def _without_parameters(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _dot_product(config: LayerConfig, values: Mapping[str, Any], *inputs: Any, **options: Any) -> Any:
-    settings = config.settings() | dict(values)
-    return dot_product_attention(*inputs, **settings, **options)
+def _dot_product(
+    config: LayerConfig, values: Mapping[str, Any], query: Any, key: Any, value: Any, **options: Any
+) -> Any:
+    given = config.settings() | dict(values) | options
+    return dot_product_attention(query, key, value, **given)
 
 
-def _self_attention(config: LayerConfig, values: Mapping[str, Any], *inputs: Any, **options: Any) -> Any:
-    return self_attention(*inputs, *values.values(), **config.settings(), **options)
+def _self_attention(config: LayerConfig, values: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
+    query_weight, key_weight, value_weight = values.values()
+    return self_attention(inputs, query_weight, key_weight, value_weight, **config.settings(), **options)
 
 
 def _key_value(
@@ -112,9 +116,9 @@ def _multi_head(
     )
 
 
-def _learned_positions(config: LayerConfig, values: Mapping[str, Any], *inputs: Any, **options: Any) -> Any:
+def _learned_positions(config: LayerConfig, values: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
     del config
-    return add_learned_positions(*inputs, values["table"], **options)
+    return add_learned_positions(inputs, values["table"], **options)
 
 
 _RUN: dict[str, Callable[..., Any]] = {

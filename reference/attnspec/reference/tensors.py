@@ -86,6 +86,6 @@ def mask_tensor(array: Any) -> Array:
 
 def _as_tensor(name: str, value: Any) -> Array:
     array = floating_from_python(name, value, NATIVE)
-    # An array class with arithmetic of its own is kept, so that it sees every operation; all others become plain arrays.
+    # An array class with arithmetic of its own is kept, so that it sees every operation; others become plain arrays.
     has_arithmetic = isinstance(value, np.ndarray) and type(value).__array_ufunc__ is not np.ndarray.__array_ufunc__
     return value.astype(array.dtype, copy=False) if has_arithmetic else array
