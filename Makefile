@@ -18,8 +18,9 @@ STAMP := $(VENV)/installed
 verify: $(STAMP)
 	$(BIN)/attnspec verify --require reference,torch,tensorflow,jax
 
+# One worker on each core: threads inside them would only wait for one another.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

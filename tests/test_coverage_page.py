@@ -34,9 +34,8 @@ def test_counts_of_the_clauses_are_those_of_the_vectors(clause: str) -> None:
     for (_, dtype), cell in rows_of(CLAUSES)[clause].items():
         count = sum(clause in case.clauses and case.dtype == dtype for case in shipped_cases())
         shown = re.fullmatch(r"(\d+): (\d\.\d\d)", cell)
-        assert shown is not None, cell
-        assert int(shown[1]) == count
-        assert float(shown[2]) <= 1.0
+        assert shown is not None or (cell, count) == ("-", 0), cell
+        assert shown is None or (int(shown[1]) == count and float(shown[2]) <= 1.0), cell
 
 
 def test_no_clause_is_listed_without_vectors() -> None:

@@ -55,6 +55,39 @@ ALL = [
     *[*MASKS, "mask_to_json", "mask_from_json", "alibi", "alibi_slopes", "relative_position_bias", "Dropout"],
     *POSITIONS,
 ]
+BESIDE = [
+    *["empty_cache", "cached_multi_head_attention", "hard_attention", "additive_attention"],
+    *["bilinear_attention", "cosine_attention", "attention_gate", "gated_input", "gated_attention"],
+    *["gated_attention_cell", "gated_attention_cell_stages", "layer_norm", "feed_forward", "encoder_layer"],
+    *["encoder", "decoder_layer", "decoder", "embedding", "add_sinusoidal_positions"],
+    *["add_learned_positions", "mean_pooling", "text_encoder", "sequence_classifier", "transformer"],
+    *["start_decoding", "decoder_step", "greedy_decode"],
+]
+"""The operations beside the core."""
+TREES = [
+    *["Rotary", "LinearParameters", "AdditiveParameters", "GatedAttentionParameters"],
+    *["GatedAttentionCellParameters", "LayerNormParameters", "FeedForwardParameters"],
+    *["EncoderLayerParameters", "DecoderLayerParameters", "EncoderParameters", "DecoderParameters"],
+    *["TextEncoderParameters", "SequenceClassifierParameters", "TransformerParameters", "CellState"],
+    *["CellResult", "CellStages", "EncoderLayerDropout", "DecoderLayerDropout", "TextEncoderDropout"],
+    *["TransformerDropout", "KeyValueCache", "CachedAttention", "DecoderCache", "DecoderStep"],
+]
+"""Parameters, results and options of those."""
+LAYERS = [
+    *["Layer", "DotProductAttention", "SelfAttention", "KeyValueAttention", "MultiHeadAttention"],
+    *["HardAttention", "AdditiveAttention", "GatedAttention", "GatedAttentionCell", "SinusoidalPositions"],
+    *["LearnedPositions", "Linear", "LayerNorm", "FeedForward", "EncoderLayer", "DecoderLayer", "Encoder"],
+    *["Decoder", "TextEncoder", "SequenceClassifier", "Transformer", "from_native", "to_native"],
+]
+"""What only the backends have."""
+OTHER_VJPS = [
+    *["hard_attention_vjp", "additive_attention_vjp", "bilinear_attention_vjp", "cosine_attention_vjp"],
+    *["attention_gate_vjp", "gated_input_vjp", "gated_attention_vjp", "gated_attention_cell_vjp"],
+    *["layer_norm_vjp", "feed_forward_vjp", "encoder_layer_vjp", "encoder_vjp", "decoder_layer_vjp"],
+    *["decoder_vjp", "embedding_vjp", "add_learned_positions_vjp", "mean_pooling_vjp", "text_encoder_vjp"],
+    *["sequence_classifier_vjp", "transformer_vjp"],
+]
+"""Their gradients, which only the reference has."""
 OPTIONS = ["mask", "bias", "scale", "softcap", "sinks", "dropout"]
 
 
@@ -71,9 +104,26 @@ def first_line(function: object) -> str:
 
 
 def test_all_is_the_documented_list(attn: ModuleType) -> None:
-    gradients = ["AttentionGradients", *VJPS] if attn is attnspec.reference else []
-    assert attn.__all__ == ALL + gradients
+    own = ["run_layer", "AttentionGradients", *VJPS, *OTHER_VJPS] if attn is attnspec.reference else LAYERS
+    assert len(attn.__all__) == len({*attn.__all__})
+    assert {*attn.__all__} == {*ALL, *BESIDE, *TREES, *own}
     assert {*ALL} == {*FUNCTIONS, *SHARED}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_operations_beside_the_core_have_the_reference_signature(attn: ModuleType, name: str) -> None:
+    expected = shape_of_signature(getattr(attnspec.reference, name))
+    assert shape_of_signature(getattr(attn, name)) == expected
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_operations_beside_the_core_are_described_alike(attn: ModuleType, name: str) -> None:
+    assert first_line(getattr(attn, name)) == first_line(getattr(attnspec.reference, name))
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_trees_are_the_same_classes_everywhere(attn: ModuleType, name: str) -> None:
+    assert getattr(attn, name) is getattr(attnspec.contract, name)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS + SHARED)
@@ -199,19 +249,13 @@ def test_masks_and_parameters_are_the_same_objects_everywhere(attn: ModuleType, 
 
 
 def test_contract_exports() -> None:
-    assert attnspec.contract.__all__ == [
-        *[
-            "AttentionGradients",
-            "AttentionStages",
-            "Bias",
-            "Dropout",
-            "Mask",
-            "MultiHeadParameters",
-            "PartialAttention",
-        ],
-        *["alibi", "alibi_slopes", "causal", "chunked", "full", "key_lengths", "mask_from_json", "mask_to_json"],
-        *["predicate", "prefix", "query_lengths", "relative_position_bias", "segments", "sliding_window"],
-    ]
+    own = {"AttentionGradients", "Bias", "Mask"}
+    shared = {name for name in ALL if name in dir(attnspec.contract)}
+    layers = {"LayerConfig", "ParameterSpec", "initial_state", "StateError", "read_state", "save_state"}
+    configs = {f"{name}Config" for name in LAYERS[1:-2]}
+    expected = own | shared | {*TREES} | layers | configs | {"InterchangeError"}
+    assert {*attnspec.contract.__all__} == expected
+    assert len(attnspec.contract.__all__) == len(expected)
 
 
 def test_parameters_keep_their_order() -> None:

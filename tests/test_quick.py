@@ -6,6 +6,8 @@ import pytest
 
 from attnspec.conformance import verify
 from attnspec.conformance.cases import shipped_cases
+from attnspec.conformance.composed_operations import COMPOSED, Composed
+from attnspec.conformance.operations import OPERATIONS
 from attnspec.conformance.quick import DESIGNS, is_quick
 
 QUICK = [case for case in shipped_cases() if is_quick(case)]
@@ -25,9 +27,21 @@ def test_both_directions_and_every_operation_are_looked_at() -> None:
     assert {case.operation for case in QUICK} == {case.operation for case in shipped_cases()}
 
 
+def test_one_vector_for_each_composed_operation() -> None:
+    composed = [case.operation for case in QUICK if isinstance(OPERATIONS[case.operation], Composed)]
+    assert sorted(composed) == sorted(operation.name for operation in COMPOSED)
+
+
 def test_most_have_one_shape() -> None:
     shapes = [case.tensors["query"].shape for case in QUICK if case.operation == "dot_product_attention"]
     assert shapes.count((3, 6, 5, 7)) >= 0.8 * len(shapes)
+
+
+def test_composed_operations_share_their_shapes_and_activation() -> None:
+    layers = [case for case in QUICK if case.operation in ("layer_norm", "feed_forward", "encoder_layer", "encoder")]
+    layers += [case for case in QUICK if case.operation in ("decoder_layer", "decoder")]
+    assert {case.tensors["inputs"].shape for case in layers} == {(2, 5, 6)}
+    assert {case.options["activation"] for case in layers if case.operation != "layer_norm"} == {"gelu"}
 
 
 def test_quick_selects_in_python_too() -> None:

@@ -78,6 +78,9 @@ PARTIAL_DTYPES: dict[str, dict[str, str]] = {
     "sinusoidal-float16": {"output": "float16"},
     "gradient-sinks-bfloat16": dict.fromkeys(("query", "key", "value", "sinks"), "bfloat16"),
     "gradient-logsumexp-float16": dict.fromkeys(("query", "key", "value"), "float16"),
+    "cell-bfloat16": dict.fromkeys(("outputs", "state.memory", "state.output"), "bfloat16"),
+    "cached-full-float32": dict.fromkeys(("output", "cache.key", "cache.value"), "float32"),
+    "gradient-layer-norm-float32": dict.fromkeys(("inputs", "parameters.weight", "parameters.bias"), "float32"),
 }
 
 

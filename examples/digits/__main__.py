@@ -6,22 +6,25 @@ from pathlib import Path
 
 import click
 
-from ..training.command import (
+from examples.training.command import (
     WrongUsageError,
     check_files,
     choose_frameworks,
     run_command,
     run_exercises,
     training_options,
+    write,
 )
 
 MODELS = ("mlp", "cell", "joint", "classifier")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@training_options(epochs="40, or 1 with --mnist")
+@training_options(epochs="15 to 40, by model; with --mnist 1")
 @click.option("--models", metavar="NAMES", help=f"Separated by commas. Default: {','.join(MODELS)}.")
-@click.option("--mnist", type=click.Path(path_type=Path), metavar="FOLDER", help="Use MNIST, from its four files there.")
+@click.option(
+    "--mnist", type=click.Path(path_type=Path), metavar="FOLDER", help="Use MNIST, from its four files there."
+)
 def digits(
     frameworks: str | None,
     dtype: str,
@@ -49,17 +52,25 @@ def digits(
     names = choose_frameworks(frameworks)
     check_files(plot, json_path)
 
-    from .data import load_digits, load_mnist
-    from .model import exercise
+    from examples.training.exercises import BATCH_SIZE
 
-    training, test = load_digits(seed) if mnist is None else load_mnist(mnist)
-    epochs = epochs or (40 if mnist is None else 1)
-    exercises = [exercise(model, training, test, epochs=epochs, steps=steps, seed=seed) for model in chosen]
-    exercises = [one.in_dtype(dtype) for one in exercises]
+    from .data import load_digits, load_mnist
+    from .model import EPOCHS, exercise
+
+    training, test = load_digits(seed, dtype) if mnist is None else load_mnist(mnist, dtype)
+    if len(training.images) < BATCH_SIZE:
+        raise WrongUsageError(
+            f"--mnist: {len(training.images)} images for training are less than a batch of {BATCH_SIZE}"
+        )
+    default = EPOCHS if mnist is None else dict.fromkeys(MODELS, 1)
+    exercises = [
+        exercise(model, training, test, epochs=epochs or default[model], steps=steps, seed=seed) for model in chosen
+    ]
     rows, pixels = training.images.shape[1:]
     source = "scikit-learn's digits" if mnist is None else "MNIST"
-    about = f"{source}, {len(training.images)} images of {rows}×{pixels} pixels for training, {len(test.images)} for the test"
-    return run_exercises("digits", about, exercises, names, plot=plot, json_path=json_path)
+    counts = f"{len(training.images)} for training, {len(test.images)} for the test"
+    about = f"{source}: images of {rows}×{pixels} pixels, {counts}"
+    return write(run_exercises("digits", about, exercises, names), plot, json_path)
 
 
 def _choose_models(names: str | None) -> list[str]:

@@ -11,9 +11,9 @@ import optax
 from flax import nnx
 
 import attnspec.jax as attn
+from examples.training.exercises import Array, Exercise
+from examples.training.jax_adam import adam
 
-from ..training.exercises import Array, Exercise
-from ..training.jax_adam import adam
 from .model import READINGS
 
 

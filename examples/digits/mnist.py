@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..training.command import WrongUsageError
-from ..training.exercises import Array
+from examples.training.command import WrongUsageError
+from examples.training.exercises import Array
 
 SIDE = 28
 _PARTS = ("train", "t10k")

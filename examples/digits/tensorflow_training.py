@@ -8,9 +8,9 @@ import keras
 import tensorflow as tf
 
 import attnspec.tensorflow as attn
+from examples.training.exercises import Array, Exercise
+from examples.training.tensorflow_adam import Adam
 
-from ..training.exercises import Array, Exercise
-from ..training.tensorflow_adam import Adam
 from .model import READINGS
 
 

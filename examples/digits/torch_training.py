@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import attnspec.torch as attn
+from examples.training.exercises import Array, Exercise
 
-from ..training.exercises import Array, Exercise
 from .model import READINGS
 
 
@@ -27,7 +27,7 @@ class Perceptron(nn.Module):
         """(B, T, D) → the logits of each image, (B, C)."""
         hidden = functional.relu(self.first(images.flatten(start_dim=1)))
         hidden = functional.relu(self.second(hidden))
-        return self.last(hidden)  # type: ignore[no-any-return] # a module's call is not typed
+        return self.last(hidden)
 
 
 class Reader(nn.Module):

@@ -6,9 +6,18 @@ from pathlib import Path
 
 import click
 
-from ..training.command import check_files, choose_frameworks, run_command, run_exercises, training_options
+from examples.training.command import (
+    check_files,
+    choose_frameworks,
+    run_command,
+    run_exercises,
+    training_options,
+    write,
+)
 
 EPOCHS = 10
+SAMPLES = 3
+"""How many translations are shown at the end."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -33,13 +42,19 @@ def number_words(
     names = choose_frameworks(frameworks)
     check_files(plot, json_path)
 
-    from .data import split
+    from .data import read, split
     from .model import exercise
+    from .words import ENGLISH, GERMAN
 
     training, test = split(seed)
-    one = exercise(training, test, epochs=epochs or EPOCHS, steps=steps, seed=seed).in_dtype(dtype)
-    about = f"number words, {len(training.source)} pairs for training, {len(test.source)} other ones for the test"
-    return run_exercises("number words", about, [one], names, plot=plot, json_path=json_path)
+    one = exercise(training, test, dtype=dtype, epochs=epochs or EPOCHS, steps=steps, seed=seed)
+    about = f"number words: {len(training.source)} pairs for training, {len(test.source)} other ones for the test"
+    records = run_exercises("number words", about, [one], names)
+    written = [record.predicted for record in records.of(one).values() if record.predicted is not None]
+    for i in range(SAMPLES):
+        said = dict.fromkeys(read(ENGLISH, predicted[i]) for predicted in written)
+        click.echo(f"{read(GERMAN, test.source[i][test.source_valid[i]])}  →  {' | '.join(said)}")
+    return write(records, plot, json_path)
 
 
 if __name__ == "__main__":

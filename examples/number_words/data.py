@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ..training.exercises import Array
+from examples.training.exercises import Array
+
 from .words import ENGLISH, GERMAN, LARGEST, english, german
 
 START, STOP = len(ENGLISH), len(ENGLISH) + 1
@@ -57,14 +59,9 @@ def split(seed: int) -> tuple[Pairs, Pairs]:
     return pairs(drawn[:TRAINING_NUMBERS]), pairs(drawn[TRAINING_NUMBERS : TRAINING_NUMBERS + TEST_NUMBERS])
 
 
-def read(ids: Sequence[int]) -> str:
-    """Return the English words of ids up to the first stop."""
-    words = []
-    for one in ids:
-        if one == STOP:
-            break
-        words.append("?" if one == START else ENGLISH[one])
-    return " ".join(words)
+def read(words: Sequence[str], ids: Iterable[int]) -> str:
+    """Return the words of ids up to the first that is none: the stop, or a start where none belongs."""
+    return " ".join(words[one] for one in itertools.takewhile(lambda one: one < len(words), ids))
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int, filler: int) -> Array:

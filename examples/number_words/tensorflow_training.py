@@ -5,9 +5,9 @@ from __future__ import annotations
 import tensorflow as tf
 
 import attnspec.tensorflow as attn
+from examples.training.exercises import Array, Exercise
+from examples.training.tensorflow_adam import Adam
 
-from ..training.exercises import Array, Exercise
-from ..training.tensorflow_adam import Adam
 from .data import START, STOP, TARGET_LENGTH
 
 

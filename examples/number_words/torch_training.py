@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import attnspec.torch as attn
+from examples.training.exercises import Array, Exercise
 
-from ..training.exercises import Array, Exercise
 from .data import START, STOP, TARGET_LENGTH
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from .exercises import DTYPES, FRAMEWORKS, Exercise
+
+if TYPE_CHECKING:
+    from .records import Records
 
 AGREES, DISAGREES, WRONG_USAGE, FAILED = 0, 1, 2, 3
 
@@ -50,7 +53,9 @@ def choose_frameworks(names: str | None) -> list[str]:
     if names is None:
         found = [name for name in FRAMEWORKS if missing(name) is None]
         if not found:
-            raise WrongUsageError("none of the frameworks is installed; install one with: pip install 'attnspec[torch]'")
+            raise WrongUsageError(
+                "none of the frameworks is installed; install one with: pip install 'attnspec[torch]'"
+            )
         return found
     chosen = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     unknown = [name for name in chosen if name not in FRAMEWORKS]
@@ -60,7 +65,9 @@ def choose_frameworks(names: str | None) -> list[str]:
     for name in chosen:
         package = missing(name)
         if package is not None:
-            raise WrongUsageError(f"--frameworks: {name} needs {package}; install it with: pip install 'attnspec[{name}]'")
+            raise WrongUsageError(
+                f"--frameworks: {name} needs {package}; install it with: pip install 'attnspec[{name}]'"
+            )
     return chosen
 
 
@@ -78,16 +85,8 @@ def check_files(plot: Path | None, json_path: Path | None) -> None:
             raise WrongUsageError("--plot needs matplotlib; install it with: pip install matplotlib")
 
 
-def run_exercises(
-    example: str,
-    about: str,
-    exercises: Sequence[Exercise],
-    frameworks: Sequence[str],
-    *,
-    plot: Path | None,
-    json_path: Path | None,
-) -> int:
-    """Train, show what happens and what came out, write the files; return the exit code."""
+def run_exercises(example: str, about: str, exercises: Sequence[Exercise], frameworks: Sequence[str]) -> Records:
+    """Train, show what happens and what came out, and return it."""
     from .display import follow, new_console, print_results
     from .processes import run, version
     from .records import Records
@@ -98,13 +97,18 @@ def run_exercises(
     console.print(", ".join(f"{name} {number}" for name, number in records.versions.items()))
     follow(console, records, run(exercises, frameworks))
     print_results(console, records)
+    return records
+
+
+def write(records: Records, plot: Path | None, json_path: Path | None) -> int:
+    """Write the files that were asked for; return the exit code."""
     try:
+        if json_path is not None:
+            json_path.write_text(records.to_json(), encoding="utf8")
         if plot is not None:
             from .plot import draw
 
             draw(records, plot)
-        if json_path is not None:
-            json_path.write_text(records.to_json(), encoding="utf8")
     except OSError as error:
         raise WrongUsageError(f"cannot write {error.filename}: {error.strerror}") from None
     return DISAGREES if records.problems() else AGREES

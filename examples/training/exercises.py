@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ State: TypeAlias = dict[str, Array]
 
 FRAMEWORKS = ("torch", "tensorflow", "jax")
 DTYPES = ("float32", "float64")
+BATCH_SIZE = 64
 
 
 class Training(Protocol):
@@ -28,7 +29,7 @@ class Training(Protocol):
         ...
 
     def gradients(self, layer: str, *batch: Array) -> dict[str, Array]:
-        """Return the loss's gradients by the parameters of one of the layers, by their names."""
+        """Return the loss's gradients by the parameters of a layer, by name; asked for where a layer is watched."""
         ...
 
     def predict(self, *inputs: Array) -> Array:
@@ -53,12 +54,13 @@ class Exercise:
     """The right predictions."""
     rate: float
     """Adam's."""
+    dtype: str
+    """Of parameters and data."""
     epochs: int
     steps: int | None = None
     """Stop after so many steps, whatever the epochs; None: do not."""
-    batch_size: int = 64
+    batch_size: int = BATCH_SIZE
     seed: int = 7
-    dtype: str = "float32"
     watched: str | None = None
     """The layer all of whose parameters must have a gradient; None: none must."""
 
@@ -88,15 +90,6 @@ class Exercise:
             order = generator.permutation(len(self.training[0]))[: count * self.batch_size]
             chosen = order.reshape(count, self.batch_size)
             yield (tuple(array[rows] for array in self.training) for rows in chosen)
-
-    def in_dtype(self, dtype: str) -> Exercise:
-        """Return the same exercise in another dtype: integers and booleans stay what they are."""
-
-        def convert(array: Array) -> Array:
-            return array.astype(dtype) if np.issubdtype(array.dtype, np.floating) else array
-
-        training, test = (tuple(map(convert, arrays)) for arrays in (self.training, self.test))
-        return replace(self, training=training, test=test, dtype=dtype)
 
 
 def score(predicted: Array, expected: Array) -> float:

@@ -22,7 +22,7 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 """Curves lie on top of one another: each is thinner than the one below it. Apart in any kind of colour vision."""
 _PAIR_COLOURS = ("#D55E00", "#0072B2", "#009E73")
-_ROWS = ("loss of each step", "accuracy on the test", "relative difference of the losses")
+_ROWS = ("loss of each step", "accuracy on the test", "relative difference of losses")
 _LOWEST = {"float32": 1e-8, "float64": 1e-17}
 """Where the scale of differences begins: below what a dtype can tell apart."""
 
@@ -42,22 +42,26 @@ def draw_figure(records: Records) -> Figure:
 
     count = len(records.exercises)
     rows, columns = (3, count) if count > 1 else (1, 3)
-    figure = Figure(figsize=(3.6 * columns + 0.6, 2.7 * rows + 0.9), layout="constrained")
+    figure = Figure(figsize=(3.6 * columns + 0.6, 2.6 * rows + 1.3), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey="row" if count > 1 else "none")
     for i, exercise in enumerate(records.exercises):
         column = panels[:, i] if count > 1 else panels[0]
         _draw_losses(column[0], records, exercise)
         _draw_accuracies(column[1], records, exercise)
         _draw_differences(column[2], records, exercise)
-        column[0].set_title(exercise.name, fontweight="bold")
+        if count > 1:
+            column[0].set_title(exercise.name, fontweight="bold")
         for axes in column:
             axes.grid(color="0.9", linewidth=0.6)
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)
-    for axes, name in zip(panels[:, 0] if count > 1 else panels[0], _ROWS, strict=True):
+    first = panels[:, 0] if count > 1 else panels[0]
+    for axes, name in zip(first, _ROWS, strict=True):
         axes.set_ylabel(name)
     versions = ", ".join(f"{name} {version}" for name, version in records.versions.items())
-    figure.suptitle(f"{records.example}: {records.about}\n{versions}; {records.dtype}", fontsize=11)
+    figure.suptitle(f"{records.about}\n{versions}; {records.dtype}", fontsize=11)
+    named = [line for axes in (first[0], first[2]) for line in axes.get_legend_handles_labels()[0]]
+    figure.legend(handles=named, loc="outside lower center", ncols=4 if columns < 3 else 7, frameon=False, fontsize=9)
     return figure
 
 
@@ -66,33 +70,40 @@ def _draw_losses(axes: Axes, records: Records, exercise: Exercise) -> None:
         axes.plot(_count(record.losses), record.losses, label=framework, **STYLES[framework])
     axes.set_yscale("log")
     axes.set_xlabel("step")
-    axes.legend(frameon=False, fontsize=8, handlelength=3.0)
 
 
 def _draw_accuracies(axes: Axes, records: Records, exercise: Exercise) -> None:
     for framework, record in records.of(exercise).items():
         accuracies = [epoch.accuracy for epoch in record.epochs]
-        axes.plot(_count(accuracies), accuracies, label=framework, **STYLES[framework])
-    last = ", ".join(dict.fromkeys(f"{record.epochs[-1].accuracy:.3f}" for record in records.of(exercise).values()))
-    axes.annotate(f"at last {last}", (0.97, 0.06), xycoords="axes fraction", ha="right", fontsize=9)
-    axes.set_ylim(0.0, 1.02)
+        axes.plot(_count(accuracies), accuracies, **STYLES[framework])
+    last = dict.fromkeys(f"{record.epochs[-1].accuracy:.3f}" for record in records.of(exercise).values())
+    axes.annotate(f"at the end {', '.join(last)}", (0.97, 0.06), xycoords="axes fraction", ha="right", fontsize=9)
+    axes.set_ylim(0.0, 1.03)
     axes.set_xlabel("epoch")
 
 
 def _draw_differences(axes: Axes, records: Records, exercise: Exercise) -> None:
-    """Draw how far each pair is apart, and how far it may be where it counts; equal losses leave a gap."""
+    """Draw how far each pair is apart, and where it may not be; equal losses have no point."""
+    counted, allowed, lowest = STEPS[records.dtype], TOLERANCES[records.dtype], _LOWEST[records.dtype]
     losses = {framework: record.losses for framework, record in records.of(exercise).items()}
+    highest = _highest(records)
     for (pair, numbers), colour in zip(differences(losses).items(), _PAIR_COLOURS, strict=False):
-        shown = np.where(numbers == 0.0, np.nan, numbers)
-        axes.plot(_count(numbers), shown, label=" – ".join(pair), color=colour, linewidth=0.9, alpha=0.8)
-    counted, allowed = STEPS[records.dtype], TOLERANCES[records.dtype]
-    axes.plot([1, counted], [allowed, allowed], color="black", linewidth=1.6)
-    axes.annotate(f"allowed in {counted} steps", (1, allowed), (2, 3), textcoords="offset points", fontsize=8)
+        shown = np.where(numbers > 0.0, numbers, np.nan)
+        axes.plot(_count(numbers), shown, ".", markersize=2.5, color=colour, label=" – ".join(pair))
+    last = min(counted, exercise.total_steps)
+    axes.fill_between([1, last], allowed, highest, color="0.85", label=f"not allowed in the first {counted} steps")
     axes.set_yscale("log")
-    axes.set_ylim(_LOWEST[records.dtype], 10 * allowed)
+    axes.set_ylim(lowest, highest)
     axes.set_xlabel("step")
-    if len(losses) > 1:
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def _highest(records: Records) -> float:
+    """Return where the scale of differences ends: exercises share it."""
+    found = [10 * TOLERANCES[records.dtype]]
+    for exercise in records.exercises:
+        losses = {framework: record.losses for framework, record in records.of(exercise).items()}
+        found += [2 * float(np.nanmax(numbers, initial=0.0)) for numbers in differences(losses).values()]
+    return max(found)
 
 
 def _count(numbers: Any) -> range:

@@ -119,7 +119,9 @@ class Records:
             "frameworks": {
                 framework: {
                     "losses": list(map(_number, record.losses)),
-                    "epochs": [{name: _number(value) for name, value in epoch._asdict().items()} for epoch in record.epochs],
+                    "epochs": [
+                        {name: _number(value) for name, value in epoch._asdict().items()} for epoch in record.epochs
+                    ],
                     "gradients": record.gradients and {k: _number(v) for k, v in record.gradients.largest.items()},
                     "cpu_seconds": round(record.cpu_seconds, 2),
                 }

@@ -1,9 +1,9 @@
 """How layers of attnspec and the frameworks' own are compared: the same weights, the same inputs, one derived bound.
 
 A layer of a framework gets random weights, biases among them, and `from_native` makes ours of it; or ours gets a random
-state, and `to_native` makes theirs. Both get the same float32 inputs. The exact output is the reference's for our state,
-the bound is that of Monte-Carlo arithmetic (`monte_carlo`), and what is told of each side is the largest ratio of its
-error to the bound: 1 or less on both sides means that they compute the same.
+state, and `to_native` makes theirs. Both get the same float32 inputs. The exact output is the reference's for our
+state, the bound is that of Monte-Carlo arithmetic (`monte_carlo`), and what is told of each side is the largest ratio
+of its error to the bound: 1 or less on both sides means that they compute the same.
 """
 
 from __future__ import annotations

@@ -272,8 +272,8 @@ def _keras_heads() -> Iterator[Exchange]:
     grouped: dict[str, Any] = {"head_dim": 5, "num_query_heads": HEADS, "num_key_value_heads": 2}
     yield Exchange(*own, "all sizes differ", _of_keras(name, query, value, key, **grouped), attend(), OTHERS)
     one = _of_keras(name, *alike, **grouped | {"num_key_value_heads": 1}, use_bias=False)
-    options = {"mask": causal(0)}
-    yield Exchange(*own, "one head of keys, causal", one, attend(use_causal_mask=True), (INPUTS,) * 3, options)
+    ahead: dict[str, Any] = {"mask": causal(0)}
+    yield Exchange(*own, "one head of keys, causal", one, attend(use_causal_mask=True), (INPUTS,) * 3, ahead)
     banded = _of_keras(name, *alike, **grouped, sliding_window=3, dropout=0.1)
     masked = attend(attention_mask=OWN_PAIRS[None])
     yield Exchange(*own, "window and mask", banded, masked, (INPUTS,) * 3, {"mask": OWN_PAIRS})

@@ -71,6 +71,9 @@ CONFIGS: dict[str, type[LayerConfig]] = {
 """Every layer by the name of its class."""
 
 _FORMAT = "attnspec.state/1"
+_KEY = "attnspec"
+"""The one entry of a file's metadata: of several, safetensors writes the order as it comes."""
+
 _SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -119,8 +122,8 @@ def recognise(state: Mapping[str, Array]) -> str | None:
 def save_state(path: str | os.PathLike[str], config: LayerConfig, state: Mapping[str, Any]) -> None:
     """Write a state, and the arguments of its layer, to a safetensors file."""
     arrays = check_entries(config, state)
-    metadata = {"format": _FORMAT, "layer": config.layer, "arguments": json.dumps(arguments_to_json(config))}
-    Path(path).write_bytes(write_tensors(arrays, metadata))
+    metadata = {"format": _FORMAT, "layer": config.layer, "arguments": arguments_to_json(config)}
+    Path(path).write_bytes(write_tensors(arrays, {_KEY: json.dumps(metadata)}))
 
 
 def read_state(path: str | os.PathLike[str], config: LayerConfig | None = None) -> tuple[LayerConfig, State]:
@@ -171,18 +174,28 @@ def _check_same(found: LayerConfig, config: LayerConfig) -> None:
 def _read(payload: bytes) -> tuple[LayerConfig, State]:
     """Read what `save_state` wrote; a ValueError says what is wrong with it."""
     arrays = read_tensors(payload)
-    length = int.from_bytes(payload[:8], "little")
-    metadata: dict[str, str] = json.loads(payload[8 : 8 + length]).get("__metadata__") or {}
+    metadata = _metadata(payload)
     if metadata.get("format") != _FORMAT:
         raise StateError(f"holds no state of a layer: its format is {metadata.get('format')!r}, not {_FORMAT!r}")
     layer = metadata.get("layer", "")
     if layer not in CONFIGS:
         raise StateError(f"holds the state of an unknown class of layer, {layer!r}")
     try:
-        config = arguments_from_json(CONFIGS[layer], json.loads(metadata["arguments"]))
+        config = arguments_from_json(CONFIGS[layer], metadata["arguments"])
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(f"the arguments of its {layer} cannot be read ({error})") from None
     return config, check_entries(config, arrays)
+
+
+def _metadata(payload: bytes) -> dict[str, Any]:
+    """Read our part of the metadata of a safetensors file; empty where other software wrote it."""
+    length = int.from_bytes(payload[:8], "little")
+    written = json.loads(payload[8 : 8 + length]).get("__metadata__") or {}
+    try:
+        metadata = json.loads(written.get(_KEY, "{}"))
+    except ValueError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _as_array(name: str, value: Any) -> Array:
