@@ -29,7 +29,10 @@ import pytest
 
 from attnspec.conformance import list_backends
 from attnspec.conformance.cases import VECTORS
+from attnspec.conformance.composed_operations import COMPOSED
 from attnspec.conformance.faults import FAULTS
+from attnspec.conformance.layer_faults import LAYER_FAULTS
+from attnspec.conformance.layer_variants import layer_variants
 from attnspec.conformance.profiles import DEFAULT_PROFILES, PROFILES
 from attnspec.conformance.variants import variants
 
@@ -167,6 +170,12 @@ def manifest() -> list[dict[str, object]]:
     return cases
 
 
+def operations_in(dtype: str) -> set[object]:
+    """Return the composed operations that have vectors in a dtype."""
+    composed = {operation.name for operation in COMPOSED}
+    return {entry["operation"] for entry in manifest() if entry["dtype"] == dtype} & composed
+
+
 def designs_by_clause() -> dict[str, set[str]]:
     designs: dict[str, set[str]] = {}
     for entry in manifest():
@@ -221,8 +230,14 @@ def test_profiles_of_the_page_are_those_of_the_code() -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "count"),
-    [(r"(\d+) correct attentions", len(variants())), (r"(\d+) wrong ones", len(FAULTS))],
-    ids=["variants", "faults"],
+    [
+        pytest.param(r"(\d+) correct attentions", len(variants()), id="variants"),
+        pytest.param(r"(\d+) wrong ones", len(FAULTS), id="faults"),
+        pytest.param(r"(\d+) correct collections", len(layer_variants()), id="layer-variants"),
+        pytest.param(r"(\d+) planted mistakes", len(LAYER_FAULTS), id="layer-faults"),
+        pytest.param(r"(\d+) composed operations", len(COMPOSED), id="operations"),
+        pytest.param(r"vectors of (\d+) of them", len(operations_in("bfloat16")), id="operations-in-bfloat16"),
+    ],
 )
 def test_counts_of_the_page_are_those_of_the_code(pattern: str, count: int) -> None:
     text = (ROOT / "docs" / "conformance.md").read_text(encoding="utf8")

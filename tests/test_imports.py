@@ -70,9 +70,11 @@ MISSING = {
 }
 
 
-def run(code: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "PYTHON"))}
-    environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
+def run(code: str, **variables: str) -> str:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "KERAS_", "PYTHON"))
+    }
+    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", **variables}
     finished = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=environment, check=False
     )
@@ -83,7 +85,8 @@ def run(code: str) -> str:
 @pytest.mark.parametrize("module", ["attnspec.reference", "attnspec.contract"])
 def test_import_loads_no_framework(module: str) -> None:
     loaded = run(
-        f"import sys, {module}; print(*sorted({{'torch','tensorflow','jax','jaxlib','keras'}} & {{*sys.modules}}))"
+        f"import sys, {module}; "
+        "print(*sorted({'torch', 'tensorflow', 'jax', 'jaxlib', 'keras', 'flax'} & {*sys.modules}))"
     )
     assert loaded == ""
 
@@ -94,6 +97,7 @@ def test_the_reference_computes_without_a_framework_and_changes_no_global_state(
         import os, random, sys, warnings
         import numpy as np
         import attnspec.reference as attn
+        from attnspec import contract
         def everything():
             return [np.geterr(), str(np.random.get_state()), random.getstate(), list(warnings.filters),
                     dict(os.environ), list(sys.path)]
@@ -108,8 +112,10 @@ def test_the_reference_computes_without_a_framework_and_changes_no_global_state(
         attn.rotary_embedding_vjp([0, 1, 2], attn.rotary_embedding(x, [0, 1, 2], pairing="interleaved"),
                                   pairing="half_split")
         attn.mask_from_json(attn.mask_to_json(mask), {"own": lambda q, k: q == k})
+        config = contract.TextEncoderConfig(6, 3, 1, input_size=5)
+        attn.run_layer(config, contract.initial_state(config, 0), [[1, 2, 4]])
         print(before == everything(), type(gradients.bias).__name__,
-              *sorted({'torch','tensorflow','jax','jaxlib','keras'} & {*sys.modules}))
+              *sorted({'torch','tensorflow','jax','jaxlib','keras','flax'} & {*sys.modules}))
         """
     assert run(code) == "True Sum"
 
@@ -117,13 +123,13 @@ def test_the_reference_computes_without_a_framework_and_changes_no_global_state(
 @pytest.mark.parametrize(
     ("module", "others"),
     [
-        ("torch", "{'tensorflow', 'jax', 'keras'}"),
-        ("tensorflow", "{'torch', 'jax'}"),
-        ("jax", "{'torch', 'tensorflow'}"),
+        ("torch", "{'tensorflow', 'jax', 'keras', 'flax'}"),
+        ("tensorflow", "{'torch', 'jax', 'keras', 'flax'}"),
+        ("jax", "{'torch', 'tensorflow', 'keras', 'flax'}"),
     ],
     ids=frameworks.FRAMEWORKS,
 )
-def test_backend_loads_neither_the_reference_nor_another_backend(module: str, others: str) -> None:
+def test_backend_loads_neither_the_reference_nor_another_backend_nor_layers(module: str, others: str) -> None:
     frameworks.load(module)
     code = f"""
         import sys
@@ -134,6 +140,76 @@ def test_backend_loads_neither_the_reference_nor_another_backend(module: str, ot
         print(*sorted(new & {others}), *sorted(name for name in new if name.startswith("attnspec.reference")))
         """
     assert run(code) == ""
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "others"),
+    [
+        ("torch", "torch", "{'tensorflow', 'jax', 'keras', 'flax'}"),
+        ("tensorflow", "keras", "{'torch', 'jax', 'flax'}"),
+        ("jax", "flax.nnx", "{'torch', 'tensorflow', 'keras'}"),
+    ],
+    ids=frameworks.FRAMEWORKS,
+)
+def test_layers_load_neither_the_reference_nor_another_backend(module: str, package: str, others: str) -> None:
+    frameworks.load(module)
+    code = f"""
+        import sys
+        import {package}
+        before = {{*sys.modules}}
+        import attnspec.{module}
+        attnspec.{module}.Transformer, attnspec.{module}.from_native
+        new = {{*sys.modules}} - before
+        print(*sorted(new & {others}), *sorted(name for name in new if name.startswith("attnspec.reference")))
+        """
+    assert run(code) == ""
+
+
+MISSING_LAYERS = {
+    ("tensorflow", "keras"): (
+        "attnspec.tensorflow.Encoder needs Keras, which is not installed; "
+        "install it with: pip install 'attnspec[tensorflow]'"
+    ),
+    ("jax", "flax"): (
+        "attnspec.jax.Encoder needs Flax, which is not installed; install it with: pip install 'attnspec[jax]'"
+    ),
+}
+
+
+@pytest.mark.parametrize(("module", "package"), MISSING_LAYERS)
+def test_layers_name_what_they_need_and_functions_do_without(module: str, package: str) -> None:
+    frameworks.load(module)
+    code = f"""
+        import sys
+        sys.modules["{package}"] = None
+        import attnspec.{module} as attn
+        print(float(attn.dot_product_attention([[1.0]], [[1.0]], [[2.0]])[0][0]))
+        try:
+            attn.Encoder
+        except ModuleNotFoundError as error:
+            print(repr((error.name, str(error), error.__cause__, error.__suppress_context__)))
+        """
+    printed = run(code).splitlines()
+    assert printed == ["2.0", repr((package, MISSING_LAYERS[module, package], None, True))]
+
+
+def test_keras_on_another_framework_is_refused() -> None:
+    for module in ("tensorflow", "jax"):
+        frameworks.load(module)
+    code = """
+        import attnspec.tensorflow as attn
+        print(float(attn.dot_product_attention([[1.0]], [[1.0]], [[2.0]])[0, 0]))
+        for name in ("Encoder", "from_native"):
+            try:
+                getattr(attn, name)
+            except ImportError as error:
+                print(error)
+        """
+    message = (
+        "the layers of attnspec.tensorflow need Keras on TensorFlow; "
+        "KERAS_BACKEND is 'jax': set KERAS_BACKEND=tensorflow before Keras is imported"
+    )
+    assert run(code, KERAS_BACKEND="jax").splitlines() == ["2.0", message, message]
 
 
 @pytest.mark.parametrize("module", frameworks.FRAMEWORKS)

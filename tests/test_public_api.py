@@ -7,6 +7,7 @@ import inspect
 from pathlib import Path
 from types import ModuleType
 
+import frameworks
 import numpy as np
 import pytest
 
@@ -22,8 +23,20 @@ ATTENTIONS = [
     "key_value_attention",
     "multi_head_attention",
 ]
+CACHES = ["empty_cache", "cached_multi_head_attention"]
+SIMILARITIES = ["hard_attention", "additive_attention", "bilinear_attention", "cosine_attention"]
+GATES = ["attention_gate", "gated_input", "gated_attention", "gated_attention_cell", "gated_attention_cell_stages"]
+BLOCKS = ["layer_norm", "feed_forward", "encoder_layer", "encoder", "decoder_layer", "decoder"]
+MODELS = [
+    *["embedding", "add_sinusoidal_positions", "add_learned_positions", "mean_pooling"],
+    *["text_encoder", "sequence_classifier", "transformer"],
+]
+DECODING = ["start_decoding", "decoder_step", "greedy_decode"]
 POSITIONS = ["rotary_embedding", "rotate_pairs", "sinusoidal_positions"]
-FUNCTIONS = [*ATTENTIONS, "attention_with_logsumexp", "merge_attention", *POSITIONS]
+FUNCTIONS = [
+    *[*ATTENTIONS, "attention_with_logsumexp", "merge_attention", *CACHES, *SIMILARITIES, *GATES, *BLOCKS, *MODELS],
+    *[*DECODING, *POSITIONS],
+]
 MASKS = [
     "causal",
     "sliding_window",
@@ -35,59 +48,89 @@ MASKS = [
     "predicate",
     "full",
 ]
-SHARED = [
-    *["MultiHeadParameters", "AttentionStages", "PartialAttention", "Dropout"],
-    *[*MASKS, "mask_to_json", "mask_from_json", "alibi", "alibi_slopes", "relative_position_bias"],
-]
-VJPS = {
-    "dot_product_attention_vjp": "dot_product_attention",
-    "self_attention_vjp": "self_attention",
-    "key_value_attention_vjp": "key_value_attention",
-    "multi_head_attention_vjp": "multi_head_attention",
-    "rotary_embedding_vjp": "rotary_embedding",
+FIELDS = {
+    "MultiHeadParameters": (
+        *("query_weight", "key_weight", "value_weight", "output_weight"),
+        *("query_bias?", "key_bias?", "value_bias?", "output_bias?"),
+    ),
+    "AttentionStages": ("scores", "logits", "weights", "logsumexp", "output"),
+    "PartialAttention": ("output", "logsumexp"),
+    "LinearParameters": ("weight", "bias?"),
+    "AdditiveParameters": ("score_weight", "query_weight?", "key_weight?", "hidden_bias?"),
+    "GatedAttentionParameters": (
+        *("input_weight", "input_bias", "unit_weight", "unit_bias", "score_weight", "output_bias"),
+    ),
+    "GatedAttentionCellParameters": (
+        *("gate_weight", "gate_bias", "input_score_weight", "mean_score_weight", "output_score_weight", "unit_bias"),
+        *("score_weight", "update_weight", "recurrent_weight", "update_bias", "control_weight"),
+        *("control_recurrent_weight", "control_bias", "output_gate_bias", "output_weight", "output_bias"),
+    ),
+    "LayerNormParameters": ("weight", "bias?"),
+    "FeedForwardParameters": ("hidden_weight", "output_weight", "hidden_bias?", "output_bias?"),
+    "EncoderLayerParameters": ("attention", "attention_norm", "feed_forward", "feed_forward_norm"),
+    "DecoderLayerParameters": (
+        *("attention", "attention_norm", "cross_attention", "cross_attention_norm"),
+        *("feed_forward", "feed_forward_norm"),
+    ),
+    "EncoderParameters": ("layers", "norm?"),
+    "DecoderParameters": ("layers", "norm?"),
+    "TextEncoderParameters": ("embedding", "positions", "embedding_norm", "encoder"),
+    "SequenceClassifierParameters": ("body", "head"),
+    "TransformerParameters": (
+        *("encoder", "decoder", "source_embedding?", "target_embedding?"),
+        *("source_positions?", "target_positions?", "head?"),
+    ),
+    "CellState": ("memory", "output"),
+    "CellResult": ("outputs", "state"),
+    "CellStages": ("pool", "distribution", "control", "reading", "update", "content", "outputs", "state"),
+    "EncoderLayerDropout": ("weights?", "attention?", "hidden?", "feed_forward?"),
+    "DecoderLayerDropout": (
+        *("weights?", "attention?", "cross_weights?", "cross_attention?", "hidden?", "feed_forward?"),
+    ),
+    "TextEncoderDropout": ("embedding?", "layers?"),
+    "TransformerDropout": ("source?", "target?", "encoder?", "decoder?"),
+    "KeyValueCache": ("key", "value", "length"),
+    "CachedAttention": ("output", "cache"),
+    "DecoderCache": ("layers", "memory"),
+    "DecoderStep": ("output", "cache"),
 }
+"""The named tuples and their fields, in order; what may be left out, and is None then, has a question mark."""
+
+SHARED = [
+    *[*FIELDS, *MASKS, "mask_to_json", "mask_from_json", "alibi", "alibi_slopes", "relative_position_bias"],
+    *["Dropout", "Rotary"],
+]
+LAYERS = [
+    *["DotProductAttention", "SelfAttention", "KeyValueAttention", "MultiHeadAttention", "HardAttention"],
+    *["AdditiveAttention", "GatedAttention", "GatedAttentionCell", "SinusoidalPositions", "LearnedPositions"],
+    *["Linear", "LayerNorm", "FeedForward", "EncoderLayer", "DecoderLayer", "Encoder", "Decoder"],
+    *["TextEncoder", "SequenceClassifier", "Transformer"],
+]
+INTERCHANGE = ["from_native", "to_native"]
+LOADED_LATER = ["Layer", *LAYERS, *INTERCHANGE]
+"""What only backends have: importing one of them imports Keras, or Flax."""
+
+WITHOUT_GRADIENT = {
+    *["attention_stages", "attention_with_logsumexp", "merge_attention", "gated_attention_cell_stages"],  # of another
+    *[*CACHES, *DECODING],  # for evaluation
+    *["add_sinusoidal_positions", "rotate_pairs", "sinusoidal_positions"],  # that of the sum, of a rotation, none
+}
+VJPS = {f"{name}_vjp": name for name in FUNCTIONS if name not in WITHOUT_GRADIENT}
 """The gradients, which only the reference has, and the operations that they belong to."""
 
 ALL = [
     *["dot_product_attention", "attention_stages", "attention_with_logsumexp", "merge_attention"],
     *["self_attention", "key_value_attention", "multi_head_attention"],
-    *["MultiHeadParameters", "AttentionStages", "PartialAttention"],
-    *[*MASKS, "mask_to_json", "mask_from_json", "alibi", "alibi_slopes", "relative_position_bias", "Dropout"],
-    *POSITIONS,
+    *[*CACHES, *SIMILARITIES, *GATES, *BLOCKS, *MODELS, *DECODING],
+    *[*FIELDS, *MASKS, "mask_to_json", "mask_from_json", "alibi", "alibi_slopes", "relative_position_bias"],
+    *["Dropout", "Rotary", *POSITIONS],
 ]
-BESIDE = [
-    *["empty_cache", "cached_multi_head_attention", "hard_attention", "additive_attention"],
-    *["bilinear_attention", "cosine_attention", "attention_gate", "gated_input", "gated_attention"],
-    *["gated_attention_cell", "gated_attention_cell_stages", "layer_norm", "feed_forward", "encoder_layer"],
-    *["encoder", "decoder_layer", "decoder", "embedding", "add_sinusoidal_positions"],
-    *["add_learned_positions", "mean_pooling", "text_encoder", "sequence_classifier", "transformer"],
-    *["start_decoding", "decoder_step", "greedy_decode"],
+GRADIENTS = [
+    *["AttentionGradients", "dot_product_attention_vjp", "self_attention_vjp", "key_value_attention_vjp"],
+    *["multi_head_attention_vjp", "rotary_embedding_vjp"],
+    *[f"{name}_vjp" for name in (*SIMILARITIES, *GATES[:-1], *BLOCKS) if name not in WITHOUT_GRADIENT],
+    *[f"{name}_vjp" for name in MODELS if name not in WITHOUT_GRADIENT],
 ]
-"""The operations beside the core."""
-TREES = [
-    *["Rotary", "LinearParameters", "AdditiveParameters", "GatedAttentionParameters"],
-    *["GatedAttentionCellParameters", "LayerNormParameters", "FeedForwardParameters"],
-    *["EncoderLayerParameters", "DecoderLayerParameters", "EncoderParameters", "DecoderParameters"],
-    *["TextEncoderParameters", "SequenceClassifierParameters", "TransformerParameters", "CellState"],
-    *["CellResult", "CellStages", "EncoderLayerDropout", "DecoderLayerDropout", "TextEncoderDropout"],
-    *["TransformerDropout", "KeyValueCache", "CachedAttention", "DecoderCache", "DecoderStep"],
-]
-"""Parameters, results and options of those."""
-LAYERS = [
-    *["Layer", "DotProductAttention", "SelfAttention", "KeyValueAttention", "MultiHeadAttention"],
-    *["HardAttention", "AdditiveAttention", "GatedAttention", "GatedAttentionCell", "SinusoidalPositions"],
-    *["LearnedPositions", "Linear", "LayerNorm", "FeedForward", "EncoderLayer", "DecoderLayer", "Encoder"],
-    *["Decoder", "TextEncoder", "SequenceClassifier", "Transformer", "from_native", "to_native"],
-]
-"""What only the backends have."""
-OTHER_VJPS = [
-    *["hard_attention_vjp", "additive_attention_vjp", "bilinear_attention_vjp", "cosine_attention_vjp"],
-    *["attention_gate_vjp", "gated_input_vjp", "gated_attention_vjp", "gated_attention_cell_vjp"],
-    *["layer_norm_vjp", "feed_forward_vjp", "encoder_layer_vjp", "encoder_vjp", "decoder_layer_vjp"],
-    *["decoder_vjp", "embedding_vjp", "add_learned_positions_vjp", "mean_pooling_vjp", "text_encoder_vjp"],
-    *["sequence_classifier_vjp", "transformer_vjp"],
-]
-"""Their gradients, which only the reference has."""
 OPTIONS = ["mask", "bias", "scale", "softcap", "sinks", "dropout"]
 
 
@@ -97,6 +140,10 @@ def shape_of_signature(function: object) -> list[tuple[str, str, object]]:
 
 
 REQUIRED = inspect.Parameter.empty
+NOTHING: dict[str, object] = dict.fromkeys(OPTIONS)
+SETTINGS = {"num_heads": REQUIRED, "num_kv_heads": None, "norm": "post", "activation": "relu", "epsilon": 1e-5}
+BLOCK: dict[str, object] = SETTINGS | dict.fromkeys(["mask", "bias", "rotary", "dropout"])
+MODEL: dict[str, object] = SETTINGS | {"positions": "sinusoidal", "rotary": None, "dropout": None}
 
 
 def first_line(function: object) -> str:
@@ -104,26 +151,10 @@ def first_line(function: object) -> str:
 
 
 def test_all_is_the_documented_list(attn: ModuleType) -> None:
-    own = ["run_layer", "AttentionGradients", *VJPS, *OTHER_VJPS] if attn is attnspec.reference else LAYERS
-    assert len(attn.__all__) == len({*attn.__all__})
-    assert {*attn.__all__} == {*ALL, *BESIDE, *TREES, *own}
+    own = ["run_layer", *GRADIENTS] if attn is attnspec.reference else LOADED_LATER
+    assert attn.__all__ == ALL + own
     assert {*ALL} == {*FUNCTIONS, *SHARED}
-
-
-@pytest.mark.parametrize("name", BESIDE)
-def test_operations_beside_the_core_have_the_reference_signature(attn: ModuleType, name: str) -> None:
-    expected = shape_of_signature(getattr(attnspec.reference, name))
-    assert shape_of_signature(getattr(attn, name)) == expected
-
-
-@pytest.mark.parametrize("name", BESIDE)
-def test_operations_beside_the_core_are_described_alike(attn: ModuleType, name: str) -> None:
-    assert first_line(getattr(attn, name)) == first_line(getattr(attnspec.reference, name))
-
-
-@pytest.mark.parametrize("name", TREES)
-def test_trees_are_the_same_classes_everywhere(attn: ModuleType, name: str) -> None:
-    assert getattr(attn, name) is getattr(attnspec.contract, name)
+    assert {*GRADIENTS} == {"AttentionGradients", *VJPS}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS + SHARED)
@@ -157,6 +188,58 @@ def test_tensors_come_first_and_options_are_keywords(name: str) -> None:
     ("name", "positional", "keywords"),
     [
         ("merge_attention", ["outputs", "logsumexps"], {"sinks": None}),
+        ("empty_cache", ["batch_shape", "capacity", "num_kv_heads", "head_dim", "value_dim"], {"dtype": "float32"}),
+        (
+            "cached_multi_head_attention",
+            ["inputs", "parameters", "cache"],
+            {"num_heads": REQUIRED, "num_kv_heads": None, **NOTHING, "rotary": None},
+        ),
+        (
+            "hard_attention",
+            ["query", "key", "value"],
+            {"top_k": REQUIRED, "noise": None, "mask": None, "bias": None, "scale": None, "softcap": None},
+        ),
+        ("additive_attention", ["query", "key", "value", "parameters"], NOTHING),
+        ("bilinear_attention", ["query", "key", "value", "weight"], NOTHING),
+        ("cosine_attention", ["query", "key", "value"], NOTHING),
+        ("attention_gate", ["inputs", "parameters"], {}),
+        ("gated_input", ["inputs", "parameters"], {}),
+        ("gated_attention", ["inputs", "parameters"], {}),
+        ("gated_attention_cell", ["inputs", "state", "parameters"], {"valid": None, "dropout": None}),
+        ("gated_attention_cell_stages", ["inputs", "state", "parameters"], {"valid": None, "dropout": None}),
+        ("layer_norm", ["inputs", "parameters"], {"epsilon": 1e-5}),
+        ("feed_forward", ["inputs", "parameters"], {"activation": "relu", "dropout": None}),
+        ("encoder_layer", ["inputs", "parameters"], BLOCK),
+        ("encoder", ["inputs", "parameters"], BLOCK),
+        ("decoder_layer", ["inputs", "memory", "parameters"], BLOCK | {"memory_mask": None}),
+        ("decoder", ["inputs", "memory", "parameters"], BLOCK | {"memory_mask": None}),
+        ("embedding", ["inputs", "parameters"], {}),
+        ("add_sinusoidal_positions", ["inputs"], {"offset": 0, "base": 10000.0}),
+        ("add_learned_positions", ["inputs", "table"], {"offset": 0}),
+        ("mean_pooling", ["inputs"], {"valid": None}),
+        ("text_encoder", ["inputs", "parameters"], MODEL | {"valid": None, "mask": None, "bias": None}),
+        ("sequence_classifier", ["inputs", "parameters"], MODEL | {"valid": None, "mask": None, "bias": None}),
+        (
+            "transformer",
+            ["source", "target", "parameters"],
+            MODEL | {"source_valid": None, "target_mask": attnspec.contract.causal()},
+        ),
+        (
+            "start_decoding",
+            ["memory", "parameters"],
+            {"num_heads": REQUIRED, "num_kv_heads": None, "capacity": REQUIRED},
+        ),
+        (
+            "decoder_step",
+            ["inputs", "parameters", "cache"],
+            {name: default for name, default in BLOCK.items() if name != "mask"} | {"memory_mask": None},
+        ),
+        (
+            "greedy_decode",
+            ["source", "parameters"],
+            {name: default for name, default in MODEL.items() if name != "dropout"}
+            | {"source_valid": None, **dict.fromkeys(["start", "stop", "max_length"], REQUIRED)},
+        ),
         (
             "rotary_embedding",
             ["inputs", "positions"],
@@ -222,21 +305,52 @@ def test_gradients_take_what_their_operation_takes(name: str, operation: str) ->
     given = shape_of_signature(getattr(attnspec.reference, name))
     expected = shape_of_signature(getattr(attnspec.reference, operation))
     expected = [parameter for parameter in expected if (operation, parameter[0]) != ("rotary_embedding", "inputs")]
-    added = (
-        ["output_cotangent", "logsumexp_cotangent"] if operation == "dot_product_attention" else ["output_cotangent"]
-    )
+    added = {
+        "dot_product_attention": ["output_cotangent", "logsumexp_cotangent"],
+        "gated_attention_cell": ["outputs_cotangent", "state_cotangent"],
+    }.get(operation, ["output_cotangent"])
     assert [parameter for parameter in given if parameter[0] not in added] == expected
     assert [parameter[0] for parameter in given if parameter[0] in added] == added
     places = [parameter[0] for parameter in given if parameter[1] == "POSITIONAL_OR_KEYWORD"]
-    assert places[-1] == "output_cotangent"  # after the tensors of the operation
+    assert places[-1] == added[0]  # after the tensors of the operation
 
 
-@pytest.mark.parametrize("name", ["AttentionGradients", *VJPS])
+@pytest.mark.parametrize("name", ["run_layer", "AttentionGradients", *VJPS])
 @pytest.mark.parametrize("attn", ["torch", "tensorflow", "jax"], indirect=True)
 def test_gradients_in_closed_form_are_of_the_reference_only(attn: ModuleType, name: str) -> None:
     assert not hasattr(attn, name)
 
 
+@pytest.mark.parametrize("name", LOADED_LATER)
+def test_layers_are_of_the_backends_only(name: str) -> None:
+    assert not hasattr(attnspec.reference, name)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("attn", ["torch", "tensorflow", "jax"], indirect=True)
+def test_layers_are_classes_with_the_same_docstring(attn: ModuleType, name: str) -> None:
+    layer = getattr(attn, name)
+    assert issubclass(layer, attn.Layer)
+    assert layer.__module__.startswith(attn.__name__)
+    assert inspect.getdoc(layer) == inspect.getdoc(getattr(frameworks.load("torch"), name))
+
+
+@pytest.mark.parametrize("name", INTERCHANGE)
+@pytest.mark.parametrize("attn", ["torch", "tensorflow", "jax"], indirect=True)
+def test_interchange_takes_a_layer_first(attn: ModuleType, name: str) -> None:
+    first, *others = shape_of_signature(getattr(attn, name))
+    assert first == ("module" if name == "from_native" else "layer", "POSITIONAL_OR_KEYWORD", REQUIRED)
+    assert {kind for _, kind, _ in others} <= {"KEYWORD_ONLY"}
+
+
+@pytest.mark.parametrize("attn", ["torch", "tensorflow", "jax"], indirect=True)
+def test_a_name_that_does_not_exist_is_missed(attn: ModuleType) -> None:
+    with pytest.raises(AttributeError, match=rf"^module '{attn.__name__}' has no attribute 'Convolution'$"):
+        _ = attn.Convolution
+    assert {*ALL, *LOADED_LATER} <= {*dir(attn)}
+
+
+# A stage, a step or a vector of the same operation refers to its arguments.
 @pytest.mark.parametrize("name", [*FUNCTIONS, *VJPS])
 @pytest.mark.parametrize("part", ["Args:", "Returns:"])
 def test_reference_docstring_is_complete(name: str, part: str) -> None:
@@ -249,37 +363,22 @@ def test_masks_and_parameters_are_the_same_objects_everywhere(attn: ModuleType, 
 
 
 def test_contract_exports() -> None:
-    own = {"AttentionGradients", "Bias", "Mask"}
-    shared = {name for name in ALL if name in dir(attnspec.contract)}
-    layers = {"LayerConfig", "ParameterSpec", "initial_state", "StateError", "read_state", "save_state"}
-    configs = {f"{name}Config" for name in LAYERS[1:-2]}
-    expected = own | shared | {*TREES} | layers | configs | {"InterchangeError"}
-    assert {*attnspec.contract.__all__} == expected
-    assert len(attnspec.contract.__all__) == len(expected)
+    assert attnspec.contract.__all__ == sorted(attnspec.contract.__all__)
+    assert {*attnspec.contract.__all__} == {
+        *[*SHARED, "AttentionGradients", "Bias", "Mask", "LayerConfig", "ParameterSpec"],
+        *[f"{name}Config" for name in LAYERS],
+        *["initial_state", "read_state", "save_state", "StateError", "InterchangeError"],
+    }
 
 
-def test_parameters_keep_their_order() -> None:
-    assert attnspec.contract.MultiHeadParameters._fields == (
-        "query_weight",
-        "key_weight",
-        "value_weight",
-        "output_weight",
-        "query_bias",
-        "key_bias",
-        "value_bias",
-        "output_bias",
-    )
-    assert attnspec.contract.MultiHeadParameters._field_defaults == dict.fromkeys(
-        ["query_bias", "key_bias", "value_bias", "output_bias"]
-    )
+@pytest.mark.parametrize("name", FIELDS)
+def test_named_tuples_keep_their_order(name: str) -> None:
+    cls = getattr(attnspec.contract, name)
+    assert cls._fields == tuple(field.removesuffix("?") for field in FIELDS[name])
+    assert cls._field_defaults == {field.removesuffix("?"): None for field in FIELDS[name] if field.endswith("?")}
 
 
-def test_stages_keep_their_order() -> None:
-    assert attnspec.contract.AttentionStages._fields == ("scores", "logits", "weights", "logsumexp", "output")
-
-
-def test_results_with_names_keep_their_order() -> None:
-    assert attnspec.contract.PartialAttention._fields == ("output", "logsumexp")
+def test_gradients_keep_their_order() -> None:
     assert attnspec.contract.AttentionGradients._fields == ("query", "key", "value", "bias", "sinks")
 
 
@@ -303,11 +402,19 @@ def _subclasses(cls: type) -> set[type]:
 
 def test_protocol_for_the_type_checker_names_everything() -> None:
     tree = ast.parse(Path(__file__).with_name("protocol_check.py").read_text(encoding="utf-8"))
-    [protocol, gradients] = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    assert {node.name for node in protocol.body if isinstance(node, ast.FunctionDef)} == {*ALL}
-    assert {node.name for node in gradients.body if isinstance(node, ast.FunctionDef)} == {"AttentionGradients", *VJPS}
+    found = {
+        cls.name: {node.name for node in cls.body if isinstance(node, ast.FunctionDef)}
+        for cls in tree.body
+        if isinstance(cls, ast.ClassDef)
+    }
+    assert found == {
+        "AttentionModule": {*ALL},
+        "LayerModule": {*LOADED_LATER},
+        "GradientModule": {"run_layer", "AttentionGradients", *VJPS},
+    }
     checked = [(node.annotation.id, node.value.attr) for node in tree.body if isinstance(node, ast.AnnAssign)]
     assert checked == [
-        *(("AttentionModule", name) for name in ("reference", "torch", "tensorflow", "jax")),
+        ("AttentionModule", "reference"),
+        *(("LayerModule", name) for name in ("torch", "tensorflow", "jax")),
         ("GradientModule", "reference"),
     ]

@@ -91,7 +91,8 @@ def test_selections(selection: dict[str, Any], test: Callable[[Case], bool]) -> 
     [
         pytest.param(
             {"clauses": ["X"]},
-            r"^no case has 'X' among its clauses; there are S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, .*, S18, S20, S21, …$",
+            r"^no case has 'X' among its clauses; "
+            r"there are S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, .*, S18, S20, S21, …$",
             id="clause",
         ),
         pytest.param({"clauses": ["s7"]}, r"'s7' among its clauses; did you mean S7 or S37 or S27\?$", id="lower-case"),
