@@ -21,6 +21,7 @@ from attnspec.contract import (
     sliding_window,
 )
 from attnspec.contract.biases import as_bias
+from attnspec.contract.rotary_option import Rotary
 
 Array = np.ndarray[Any, Any]
 
@@ -71,6 +72,9 @@ MASK &= key_lengths([5, 4]) | full()
 SEGMENTS, SELF_SEGMENTS = segments(QUERY_IDS, KEY_IDS), causal() & segments(IDS, IDS)
 PADDING, MEMORY = key_lengths([0, 4]), key_lengths([5, 0]) | causal(1)
 DROPOUT, SELF_DROPOUT, MEMORY_DROPOUT = (Dropout(0.25, keep) for keep in (KEEP, KEEP_SELF, KEEP_SELF[:1]))
+CELL_VALID = np.array([[True, False, True, True, False], [True] * 5])
+CELL_DROPOUT = Dropout(0.25, _RNG.random((BATCH, KEYS, 2)) < 0.7)
+FILLED, ROTARY = 2, Rotary("half_split", 100.0, 4)
 SLICES = [(start, stop, Dropout(0.25, KEEP[..., start:stop])) for start, stop in ((0, 2), (2, 5), (5, 5))]
 
 
@@ -147,6 +151,48 @@ def _multi_head_attention(attn: ModuleType, query: Any, memory: Any, sinks: Any,
     return attn.multi_head_attention(query, memory, memory, parameters, num_heads=4, num_kv_heads=2, **options)
 
 
+def _hard(attn: ModuleType, query: Any, key: Any, value: Any, noise: Any, slopes: Any) -> Any:
+    options = {"mask": MASK, "bias": attn.alibi(slopes, symmetric=True, offset="end"), "softcap": 4.0}
+    return attn.hard_attention(query, key, value, top_k=2, noise=noise, **options)
+
+
+def _additive(attn: ModuleType, query: Any, key: Any, value: Any, **tensors: Any) -> Any:
+    options = {name: tensors.pop(name) for name in _OPTIONS}
+    return attn.additive_attention(
+        query, key, value, attn.AdditiveParameters(**tensors), **every_option(attn, **options)
+    )
+
+
+def _bilinear(attn: ModuleType, query: Any, key: Any, value: Any, weight: Any, **options: Any) -> Any:
+    return attn.bilinear_attention(query, key, value, weight, **every_option(attn, **options))
+
+
+def _cosine(attn: ModuleType, query: Any, key: Any, value: Any, **options: Any) -> Any:
+    return attn.cosine_attention(query, key, value, **every_option(attn, **options))
+
+
+def _gated(attn: ModuleType, inputs: Any, **weights: Any) -> Any:
+    return attn.gated_attention(inputs, attn.GatedAttentionParameters(**weights))
+
+
+def _cell(attn: ModuleType, inputs: Any, memory: Any, output: Any, **weights: Any) -> Any:
+    state = attn.CellState(memory, output)
+    options = {"valid": CELL_VALID, "dropout": CELL_DROPOUT}
+    outputs, new = attn.gated_attention_cell(inputs, state, attn.GatedAttentionCellParameters(**weights), **options)
+    return outputs, *new
+
+
+def _embedding(attn: ModuleType, table: Any, bias: Any) -> Any:
+    return attn.embedding(QUERY_IDS % 5, attn.LinearParameters(table, bias))
+
+
+def _cached(attn: ModuleType, inputs: Any, key: Any, value: Any, sinks: Any, **weights: Any) -> Any:
+    cache, parameters = attn.KeyValueCache(key, value, FILLED), attn.MultiHeadParameters(**weights)
+    options = {"mask": attn.sliding_window(2, 0, offset=FILLED), "sinks": sinks, "rotary": ROTARY}
+    output, new = attn.cached_multi_head_attention(inputs, parameters, cache, num_heads=4, num_kv_heads=2, **options)
+    return output, new.key, new.value
+
+
 def _rotary_half_split(attn: ModuleType, inputs: Any, positions: Any) -> Any:
     return attn.rotary_embedding(inputs, positions, pairing="half_split", rotary_dim=6, base=100.0)
 
@@ -172,6 +218,19 @@ _MEMORY = {"query": (BATCH, 3), "keys": (BATCH, KEYS, 3), "values": (BATCH, KEYS
 _WEIGHTS = {"query_weight": (7, 8), "key_weight": (7, 4), "value_weight": (7, 6), "output_weight": (12, 5)}
 _WEIGHTS |= {"query": (BATCH, QUERIES, 7), "memory": (BATCH, KEYS, 7), "query_bias": (8,), "output_bias": (5,)}
 
+_ADDITIVE = {"score_weight": (7,), "query_weight": (HEAD_DIM, 7), "key_weight": (HEAD_DIM, 7), "hidden_bias": (7,)}
+_GATED = {"inputs": (BATCH, KEYS, 4), "input_weight": (4, 2), "input_bias": (2,), "unit_weight": (3, 2, 5)}
+_GATED |= {"unit_bias": (3, 2, 5), "score_weight": (5,), "output_bias": (2,)}
+_CELL = {"inputs": (BATCH, KEYS, 4), "memory": (BATCH, 4), "output": (BATCH, 4)}
+_CELL |= {"gate_weight": (2, 4, 2), "gate_bias": (2, 2), "unit_bias": (2, 3), "score_weight": (3,)}
+_CELL |= dict.fromkeys(("input_score_weight", "mean_score_weight", "output_score_weight"), (4, 3))
+_CELL |= dict.fromkeys(("update_weight", "recurrent_weight"), (4, 4)) | {"update_bias": (4,)}
+_CELL |= dict.fromkeys(("control_weight", "control_recurrent_weight"), (4, 2)) | {"control_bias": (2,)}
+_CELL |= {"output_gate_bias": (4,), "output_weight": (4, 3), "output_bias": (3,)}
+_CACHED = {"query_weight": (7, 24), "key_weight": (7, 12), "value_weight": (7, 6), "output_weight": (12, 5)}
+_CACHED |= {"inputs": (BATCH, QUERIES, 7), "key_bias": (12,), "sinks": (HEADS,)}
+_CACHED |= {"key": (BATCH, KV_HEADS, KEYS, HEAD_DIM), "value": (BATCH, KV_HEADS, KEYS, VALUE_DIM)}
+
 CALLS: dict[str, Call] = {
     "plain": Call(_plain, _core()),
     "masks": Call(_masks, _core()),
@@ -185,6 +244,14 @@ CALLS: dict[str, Call] = {
     "self_attention": Call(_self_attention, drawn(**_SELF, sinks=(), slopes=())),
     "key_value_attention": Call(_key_value_attention, drawn(**_MEMORY, sinks=())),
     "multi_head_attention": Call(_multi_head_attention, drawn(**_WEIGHTS, sinks=(HEADS,), slopes=(HEADS,))),
+    "cached_multi_head_attention": Call(_cached, drawn(**_CACHED)),
+    "hard": Call(_hard, _core(noise=PAIRS, slopes=(HEADS,))),
+    "additive": Call(_additive, _core(**_ADDITIVE, **_OPTIONS)),
+    "bilinear": Call(_bilinear, _core(weight=(HEAD_DIM, HEAD_DIM), **_OPTIONS)),
+    "cosine": Call(_cosine, _core(**_OPTIONS)),
+    "gated": Call(_gated, drawn(**_GATED)),
+    "cell": Call(_cell, drawn(**_CELL)),
+    "embedding": Call(_embedding, drawn(table=(5, 3), bias=(3,))),
     "rotary_half_split": Call(_rotary_half_split, drawn(**_INPUTS) | _PLACES),
     "rotary_interleaved": Call(
         _rotary_interleaved, drawn(**_INPUTS, frequencies=(2,)) | {"positions": _PLACES["positions"][0]}

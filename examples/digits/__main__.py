@@ -40,7 +40,7 @@ def digits(
 
     \b
     mlp         three affine maps over all pixels: 64 - 128 - 64 - 10
-    cell        the gated attention cell, which reads the rows of an image one beside the other, twice
+    cell        the gated attention cell, which reads all rows of an image, twice
     joint       both: their logits are added
     classifier  a Transformer's encoder over the same rows
 
