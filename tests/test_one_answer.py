@@ -145,7 +145,7 @@ def test_tensorflow_with_unknown_sizes(way: str, call: str) -> None:
     attn, tf = frameworks.load("tensorflow"), importlib.import_module("tensorflow")
     arrays = CALLS[call].arrays
     # What must be known: the number of buckets, and the number of heads where ALiBi's slopes follow from it.
-    known = {"table": (6, None)} | ({"query": (None, HEADS, None, None)} if call in ("alibi", "partials") else {})
+    known = ({"table": (6, None)} if call == "t5" else {}) | ({"query": (None, HEADS, None, None)} if call in ("alibi", "partials") else {})
     specs = [tf.TensorSpec(known.get(key, [None] * a.ndim), a.dtype) for key, a in arrays.items()]
 
     @tf.function(input_signature=specs, autograph=False, jit_compile=way == "xla")
@@ -277,7 +277,9 @@ def test_layout_of_torch_tensors(layout: str, call: str) -> None:
         assert_close(answer, exact, TOLERANCE)
     main_result(result).sum().backward()
     assert {key: tensor._version for key, tensor in tensors.items()} == versions
-    assert all(torch.isfinite(tensor.grad).all() for tensor in tensors.values())
+    for name, tensor in tensors.items():
+        # Which keys win has no derivative, so that the noise is read by nothing that has.
+        assert (name == "noise") if tensor.grad is None else torch.isfinite(tensor.grad).all(), name
 
 
 # --- the reference, block by block
