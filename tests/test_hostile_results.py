@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from attnspec.conformance.admission import evaluate
-from attnspec.conformance.cases import Case, shipped_cases
+from attnspec.conformance.calls import Call
+from attnspec.conformance.cases import shipped_cases
 from attnspec.conformance.implementations import Steps, build
+from attnspec.conformance.judgement import Judge
 from attnspec.conformance.profiles import default_profile
 from attnspec.conformance.results import Result, Status
 from attnspec.conformance.runner import run_case, verify
@@ -132,21 +134,21 @@ class Changed:
 
     def __init__(self, change: Callable[[dict[str, Array]], dict[str, Array]]) -> None:
         self._inner, self._change = load_target("reference"), change
-        self.name, self.version = "changed", "0"
+        self.name, self.version, self.profiles = "changed", "0", dict[str, str]()
 
-    def unsupported(self, case: Case) -> str | None:
-        return self._inner.unsupported(case)
+    def unsupported(self, call: Call) -> str | None:
+        return self._inner.unsupported(call)
 
-    def result_dtypes(self, case: Case) -> dict[str, tuple[np.dtype[Any], ...]]:
-        return self._inner.result_dtypes(case)
+    def result_dtypes(self, call: Call) -> dict[str, tuple[np.dtype[Any], ...]]:
+        return self._inner.result_dtypes(call)
 
-    def run(self, case: Case, tensors: dict[str, Array]) -> dict[str, Array]:
-        return self._change(dict(self._inner.run(case, tensors)))
+    def run(self, call: Call, tensors: dict[str, Array]) -> dict[str, Array]:
+        return self._change(dict(self._inner.run(call, tensors)))
 
 
 def judged(change: Callable[[dict[str, Array]], dict[str, Array]], case: str = "gradient-sinks-float32") -> Result:
     target: Target = Changed(change)
-    return run_case(target, CASES[case], None, {})
+    return run_case(target, CASES[case], Judge(target.name, target.profiles, None))
 
 
 def _without(name: str) -> Callable[[dict[str, Array]], dict[str, Array]]:

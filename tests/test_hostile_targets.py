@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import pickle
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnspec.conformance import isolation, runner
+from attnspec.conformance import isolation
 from attnspec.conformance.cases import Case, shipped_cases
 from attnspec.conformance.implementations import Steps, build
 from attnspec.conformance.results import Report, Result, Status
@@ -255,12 +257,15 @@ def test_a_twin_that_fails_is_a_result_too() -> None:
     assert result.message == "its twin empty-array-float32 gave no output: ValueError: too clean"
 
 
-def test_a_twin_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[str] = []
-    call = runner._call
-    monkeypatch.setattr(runner, "_call", lambda target, case: (ran.append(case.id), call(target, case))[1])
-    verify(right, cases=["poison-nan-array-float32", "poison-inf-array-float32"])
-    assert sorted(ran) == ["empty-array-float32", *["poison-inf-array-float32"] * 2, *["poison-nan-array-float32"] * 2]
+def test_a_twin_is_asked_once() -> None:
+    ran: list[bool] = []
+
+    def recorded(query: Array, key: Array, value: Array, *, mask: Array) -> Array:
+        ran.append(bool(np.isfinite(value).all()))
+        return right(query, key, value, mask=mask)
+
+    verify(recorded, cases=["poison-nan-array-float32", "poison-inf-array-float32"])
+    assert sorted(ran) == [*[False] * 4, *[True] * 2]  # each twice, for S17
 
 
 # Processes of their own.
@@ -284,6 +289,51 @@ def attention(query, key, value):
         sys.exit(3)
     return right(query, key, value)
 """
+
+
+def test_twins_in_a_process_of_their_own(tmp_path: Path) -> None:
+    source = """
+from attnspec.conformance.implementations import Steps, build
+import numpy as np, os
+right = build(Steps())
+def leaks(query, key, value, *, mask):
+    if not np.isnan(value).any() and {dies}:
+        os._exit(9)
+    output, _ = right(query, key, value, mask=mask)
+    return np.nextafter(output, 2 * output) if np.isnan(value).any() else output
+"""
+    (tmp_path / "leaks.py").write_text(source.format(dies=False), encoding="utf8")
+    (tmp_path / "dies.py").write_text(source.format(dies=True), encoding="utf8")
+    cases = frozenset({"poison-nan-array-float32", "grouped-float32", "poison-inf-array-float32"})
+    specs = [f"{tmp_path}/{name}.py:leaks" for name in ("leaks", "dies")]
+    found = {(r.target, r.case): r for r in isolation.run_isolated(specs, Selection(cases=cases)).results}
+    leaked, died = (found[spec, "poison-nan-array-float32"] for spec in specs)
+    assert leaked.message.endswith("its bits differ from those of empty-array-float32 (S11)")
+    assert died.status is Status.CRASH
+    assert died.message == "its twin empty-array-float32 gave no output: the target's process ended with exit code 9"
+    assert found[specs[0], "poison-inf-array-float32"].status is Status.PASS
+
+
+GREEDY = """
+import numpy as np
+from attnspec.conformance.implementations import Steps, build
+right = build(Steps())
+def attention(query, key, value):
+    if query.shape[-3:-1] == (6, 5):
+        np.ones(2**27)
+    return right(query, key, value)
+"""
+
+
+def test_memory_is_limited(tmp_path: Path) -> None:
+    report = run_file(tmp_path / "greedy.py", GREEDY, "grouped-float32", "square-float32", megabytes=256)
+    found = {result.case: result for result in report.results}
+    assert found["square-float32"].status is Status.PASS
+    if sys.platform == "linux":
+        assert found["grouped-float32"].status is Status.ERROR
+        assert "Unable to allocate 1.00 GiB" in found["grouped-float32"].message
+    report = run_file(tmp_path / "greedy.py", GREEDY, "grouped-float32", "square-float32")
+    assert report.conforms
 
 
 def run_file(path: Path, source: str, *cases: str, **options: Any) -> Report:
@@ -347,26 +397,47 @@ def test_a_target_that_does_not_load(
         run_file(tmp_path / "hostile.py", source, "square-float32")
 
 
-class Pipe(list[tuple[str, Any]]):
-    """Stands for the child's end of the connection."""
+class Calls(list[Any]):
+    """Stands for the child's end of the connection that calls come through."""
+
+    def recv(self) -> Any:
+        if not self:
+            raise EOFError
+        return self.pop(0)
+
+
+class Answers(list[Any]):
+    """Stands for the child's end of the connection that answers go through."""
 
     send = list.append
 
 
 def test_what_the_child_says() -> None:
-    pipe = Pipe()
-    isolation._send_results(pipe, "reference", Selection(cases=frozenset({CASE})), None, frozenset())
-    assert [kind for kind, _ in pipe] == ["loaded", "case", "result", "done"]
+    answers = Answers()
+    isolation._answer(Calls([_case(CASE).call]), answers, "reference", 10**6)
+    loaded, answer = answers
+    assert loaded == isolation.Loaded(f"NumPy {np.__version__}", {})
+    np.testing.assert_allclose(answer.results["output"], _case(CASE).expected["output"], rtol=1e-12)
+    assert (answer.dtypes, answer.is_repeatable, answer.status) == ({"output": ("float64",)}, True, None)
+
+
+def test_the_child_is_sent_no_expected_value() -> None:
+    assert not hasattr(_case(CASE).call, "expected")
+    assert set(_case(CASE).call.tensors) == {"query", "key", "value"}
+    for case in shipped_cases():
+        assert not any(name.startswith(("expected", "gradient_")) for name in case.call.tensors)
+        if case.dtype == "float64" and "S2" in case.clauses:  # what a window of one sees is the value itself
+            sent = pickle.dumps(case.call)
+            assert not any(expected.tobytes() in sent for expected in case.expected.values()), case.id
 
 
 def test_a_failure_of_our_own_is_none_of_the_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
-        raise ZeroDivisionError("in the runner")
+        raise ZeroDivisionError("in the harness")
 
-    monkeypatch.setattr(isolation, "run_target", broken)
-    pipe = Pipe()
-    isolation._send_results(pipe, "reference", Selection(), None, frozenset())
-    kind, error = pipe[-1]
-    assert kind == "error"
+    monkeypatch.setattr(isolation, "ask", broken)
+    answers = Answers()
+    isolation._answer(Calls([_case(CASE).call]), answers, "reference", 10**6)
+    error = answers[-1]
     assert isinstance(error, isolation.HarnessError)
-    assert "ZeroDivisionError: in the runner" in str(error)
+    assert "ZeroDivisionError: in the harness" in str(error)

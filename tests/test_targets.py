@@ -17,13 +17,12 @@ from attnspec.conformance import targets
 from attnspec.conformance.backends import BACKEND_NAMES, Backend, list_backends, load_backend
 from attnspec.conformance.cases import shipped_cases
 from attnspec.conformance.implementations import Steps, build
-from attnspec.conformance.profiles import PROFILES
+from attnspec.conformance.profiles import PROFILES, profile_for
 from attnspec.conformance.targets import (
     CallableTarget,
     MissingFrameworkError,
     TargetError,
     load_target,
-    profile_for,
     to_numpy,
 )
 
@@ -351,9 +350,9 @@ def test_jax_without_64_bit_is_unsupported_not_wrong(monkeypatch: pytest.MonkeyP
 
 def test_profiles_of_another_dtype_leave_a_case_alone() -> None:
     eager = PROFILES["bf16_eager"]
-    assert profile_for(CASES["square-bfloat16"], eager) is eager
-    assert profile_for(CASES["square-float16"], eager).name == "fp16_flash"
-    assert profile_for(CASES["square-bfloat16"], None).name == "bf16_flash"
+    assert profile_for("bfloat16", eager) is eager
+    assert profile_for("float16", eager).name == "fp16_flash"
+    assert profile_for("bfloat16", None).name == "bf16_flash"
 
 
 # Reading outputs.

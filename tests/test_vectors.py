@@ -7,24 +7,23 @@ a second call gives the same bits, unread entries change no bit, and the inputs 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import frameworks
 import pytest
 
 from attnspec.conformance.cases import Case, shipped_cases
+from attnspec.conformance.judgement import Judge
 from attnspec.conformance.results import Status
 from attnspec.conformance.runner import run_case
 from attnspec.conformance.targets import Target, load_target
 
-OUTPUTS: dict[str, dict[str, Any]] = {name: {} for name in frameworks.MODULES}
-"""What each backend has computed so far: a poisoned vector is compared with its clean twin."""
-
 
 @functools.cache
-def target_of(name: str) -> Target:
+def target_of(name: str) -> tuple[Target, Judge]:
+    """Load a backend. Its judge knows what it has computed so far, for the cases that have twins."""
     frameworks.load(name)
-    return load_target(name)
+    target = load_target(name)
+    return target, Judge(target.name, target.profiles, None)
 
 
 def is_held_elsewhere(name: str, case: Case) -> bool:
@@ -45,7 +44,8 @@ def is_held_elsewhere(name: str, case: Case) -> bool:
     ],
 )
 def test_vector(name: str, case: Case) -> None:
-    result = run_case(target_of(name), case, None, OUTPUTS[name])
+    target, judge = target_of(name)
+    result = run_case(target, case, judge)
     assert result.status in (Status.PASS, Status.QUALITY_WARNING), f"{result.status}: {result.message}"
     assert result.ratio is not None
     assert result.ratio <= 1.0

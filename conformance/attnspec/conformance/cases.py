@@ -6,90 +6,48 @@ import functools
 import hashlib
 import json
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import ml_dtypes
-import numpy as np
-
-from attnspec.contract import Bias, Mask
 from attnspec.contract.bias_json import bias_from_json
 from attnspec.contract.mask_json import mask_from_json
-from attnspec.contract.rotary_option import Rotary
 from attnspec.contract.tensor_files import read_tensors
 
+from .calls import DTYPES as DTYPES
+from .calls import MASKS, Array, Call
 from .operations import OPERATIONS
 
-Array: TypeAlias = np.ndarray[Any, Any]
-
 VECTORS = Path(__file__).parent / "vectors"
-DTYPES: dict[str, Any] = {
-    "float64": np.dtype(np.float64),
-    "float32": np.dtype(np.float32),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float16": np.dtype(np.float16),
-}
-MASKS = ("mask", "memory_mask", "target_mask")
-"""The options that are masks."""
 
 
 class VectorError(Exception):
     """A vector file that cannot be trusted: missing, truncated, changed, or not what its manifest says."""
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One vector: an operation, its tensors and options, and the results that the definition gives."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Case(Call):
+    """One vector: a call, and the results that the definition gives."""
 
-    id: str
-    operation: str
     level: str
-    dtype: str
     clauses: tuple[str, ...]
     features: tuple[str, ...]
     description: str
-    options: Mapping[str, Any]
-    """Everything but the tensors, as plain data: `mask` and a `bias` object in JSON or as the objects themselves;
-    `bias` and `sinks` true where they are tensors; `dropout` is its rate, and the tensor `keep` says what is kept."""
-    tensors: Mapping[str, Array]
     expected: Mapping[str, Array]
     """Forward: `output`, and `logsumexp` where the operation gives one. Backward: a gradient for each tensor named."""
     nonfinite: bool
     """Whether NaN and Inf are expected, and then exactly where the expected output has them."""
     same_bits_as: str | None
     """Another case whose results must be the same to the bit: it differs in unread entries only (S11)."""
-    direction: str = "forward"
-    """`backward`: the results are the gradients of Σ cotangent · result, for the cotangents among the tensors."""
+    results: tuple[str, ...] = field(init=False)
 
-    def call_options(self, tensors: Mapping[str, Array] | None = None) -> dict[str, Any]:
-        """Return the options as the API takes them, with the case's own tensors or with these in their place."""
-        tensors = self.tensors if tensors is None else tensors
-        options = {name: value for name, value in self.options.items() if value is not None and value is not False}
-        for name in MASKS:
-            if name in options and not isinstance(options[name], Mask):
-                options[name] = mask_from_json(options[name])
-        if options.get("bias") is True:
-            options["bias"] = tensors["bias"]
-        elif "bias" in options and not isinstance(options["bias"], Bias):
-            options["bias"] = bias_from_json(options["bias"])
-        if "sinks" in options:
-            options["sinks"] = tensors["sinks"]
-        if options.get("positions") == "none":
-            options["positions"] = None
-        if "rotary" in options:
-            options["rotary"] = Rotary(**options["rotary"])
-        if "dropout" in options:
-            options["dropout"] = OPERATIONS[self.operation].dropout_of(options["dropout"], tensors)
-        if self.operation == "sinusoidal_positions":
-            options["dtype"] = self.dtype
-        return options
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "results", tuple(self.expected))
 
-    def cotangents(self, tensors: Mapping[str, Array] | None = None) -> dict[str, Array]:
-        """Return the cotangents of a backward case by the result that they belong to."""
-        tensors = self.tensors if tensors is None else tensors
-        names = {result: f"{result}_cotangent" for result in OPERATIONS[self.operation].results}
-        return {result: tensors[name] for result, name in names.items() if name in tensors}
+    @property
+    def call(self) -> Call:
+        """What a target is told of the case."""
+        return Call(**{one.name: getattr(self, one.name) for one in fields(Call)})
 
 
 def load_cases(folder: Path = VECTORS) -> tuple[Case, ...]:

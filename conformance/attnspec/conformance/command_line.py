@@ -106,7 +106,8 @@ def verify(
     from .backends import BACKEND_NAMES, list_backends
     from .cases import shipped_cases
     from .isolation import run_isolated
-    from .runner import Selection, check_selection, find_profile
+    from .profiles import find_profile
+    from .runner import Selection, check_selection
     from .tables import new_console, print_reasons, print_report
 
     backends = {backend.name: backend for backend in list_backends()}

@@ -18,9 +18,7 @@ from .cases import Case
 from .comparison_files import InputError, Inputs, find_operation, read_inputs
 from .operation import Evaluation
 from .operations import OPERATIONS
-from .profiles import Profile
-from .runner import find_profile
-from .targets import profile_for
+from .profiles import Profile, find_profile, profile_for
 
 
 class Question(NamedTuple):
@@ -106,7 +104,7 @@ def pose(
             nonfinite=True,
             same_bits_as=None,
         )
-        chosen_profile = profile_for(case, found)
+        chosen_profile = profile_for(case.dtype, found)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is said by a bound of infinity
             evaluation = chosen.evaluate(case.tensors, case.call_options(), chosen_profile)
     question = Question(inputs, case, chosen_profile, evaluation)

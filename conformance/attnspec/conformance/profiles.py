@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 FP64, FP32, TF32, BF16, FP16 = 2.0**-53, 2.0**-24, 2.0**-11, 2.0**-8, 2.0**-11
@@ -53,3 +54,19 @@ DEFAULT_PROFILES = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16_flas
 def default_profile(dtype: str) -> Profile:
     """Return the profile of a target that declares nothing."""
     return PROFILES[DEFAULT_PROFILES[dtype]]
+
+
+def find_profile(name: str | None) -> Profile | None:
+    """Return the profile of a name, None for None."""
+    if name is None:
+        return None
+    if name not in PROFILES:
+        raise ValueError(f"there is no profile {name!r}; there are {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def profile_for(dtype: str, override: Profile | None, declared: Mapping[str, str] = {}) -> Profile:
+    """Return the profile that a dtype is held to: the one asked for where it fits, the declared one, the default."""
+    if override is not None and override.dtype == dtype:
+        return override
+    return PROFILES[declared[dtype]] if dtype in declared else default_profile(dtype)

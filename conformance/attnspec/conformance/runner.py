@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib.metadata
 import platform
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from .admission import decides, error_ratios, evaluate
+from .answers import ask
 from .cases import Case, shipped_cases
-from .operation import Evaluation
-from .profiles import PROFILES, Profile
+from .judgement import Judge
+from .profiles import Profile, find_profile
 from .quick import is_quick
-from .results import Report, Result, Status
-from .targets import Target, UnsupportedCaseError, load_target, profile_for
-
-Array: TypeAlias = np.ndarray[Any, Any]
-Results: TypeAlias = dict[str, Array]
-"""What a target computed, by name."""
-
-Verdict: TypeAlias = tuple[Status, float | None, str]
-"""What became of a case, the largest error over its bound, and what is wrong."""
-
-WARNING_RATIO = 0.8
+from .results import Report, Result
+from .targets import Target, load_target
 
 
 @dataclass(frozen=True)
@@ -132,49 +121,26 @@ def check_selection(selection: Selection) -> None:
             raise ValueError(f"no case has {unknown[0]!r} among its {name}; {hint}")
 
 
-def find_profile(name: str | None) -> Profile | None:
-    """Return the profile of a name, None for None."""
-    if name is None:
-        return None
-    if name not in PROFILES:
-        raise ValueError(f"there is no profile {name!r}; there are {', '.join(PROFILES)}")
-    return PROFILES[name]
-
-
 def run(targets: Sequence[Target], selection: Selection, *, profile: Profile | None = None) -> Report:
     """Run the selected cases on targets that are loaded already, in this process."""
-    results = [
-        event for target in targets for event in run_target(target, selection, profile) if isinstance(event, Result)
-    ]
+    results = []
+    for target in targets:
+        judge = Judge(target.name, target.profiles, profile)
+        results += [run_case(target, case, judge) for case in selected(selection)]
     return Report(tuple(results), versions_of({target.name: target.version for target in targets}))
 
 
-def run_target(
-    target: Target, selection: Selection, override: Profile | None, skip: frozenset[str] = frozenset()
-) -> Iterator[str | Result]:
-    """Run the selected cases on one target: yield each case's identifier before it runs, and its result after."""
-    outputs: dict[str, Results] = {}
-    for case in shipped_cases():
-        if selection.matches(case) and case.id not in skip:
-            yield case.id
-            yield run_case(target, case, override, outputs)
+def selected(selection: Selection) -> Iterator[Case]:
+    """Yield the shipped cases that are selected."""
+    return (case for case in shipped_cases() if selection.matches(case))
 
 
-def run_case(target: Target, case: Case, override: Profile | None, outputs: dict[str, Results]) -> Result:
-    """Run one case on one target and judge it; `outputs` keeps what the target has computed, for the cases' twins."""
-    profile = profile_for(case, override)
-    started = time.perf_counter()
-    status, ratio, message = _judge(target, case, profile, outputs)
-    return result_of(target.name, case, profile, status, ratio, message, time.perf_counter() - started)
-
-
-def result_of(
-    target: str, case: Case, profile: Profile, status: Status, ratio: float | None, message: str, seconds: float
-) -> Result:
-    """Put a verdict and what it is about together."""
-    return Result(
-        target, case.id, case.operation, case.dtype, case.clauses, status, profile.name, ratio, message, seconds
-    )
+def run_case(target: Target, case: Case, judge: Judge) -> Result:
+    """Run one case on one target in this process, and judge it."""
+    answer, twin = ask(target, case.call), judge.missing_twin(case)
+    if twin is not None and answer.results is not None:
+        judge.remember(twin, ask(target, twin.call))
+    return judge.judge(case, answer)
 
 
 def versions_of(targets: Mapping[str, str]) -> dict[str, str]:
@@ -185,121 +151,3 @@ def versions_of(targets: Mapping[str, str]) -> dict[str, str]:
         "numpy": np.__version__,
     }
     return own | dict(targets)
-
-
-def _judge(target: Target, case: Case, profile: Profile, outputs: dict[str, Results]) -> Verdict:
-    reason = target.unsupported(case)
-    if reason is not None:
-        return Status.UNSUPPORTED, None, reason
-    evaluation = _evaluate(case.id, profile)
-    if not decides(evaluation):
-        return Status.UNSUPPORTED, None, f"the bound of profile {profile.name} is too wide to decide here"
-    try:
-        outputs[case.id] = results = _call(target, case)
-        repeated = _call(target, case)
-    except UnsupportedCaseError as error:
-        return Status.UNSUPPORTED, None, str(error)
-    except _NoOutputError as error:
-        return error.status, None, str(error)
-    status, ratio, message = _compare_all(case, results, target, evaluation)
-    if status is Status.FAIL:
-        return status, ratio, message
-    if not _same_bits(results, repeated):
-        return Status.NONDETERMINISTIC, ratio, "the same call gave different bits the second time (S17)"
-    twin = case.same_bits_as
-    if twin is not None:
-        try:
-            if twin not in outputs:
-                outputs[twin] = _call(target, _by_id()[twin])
-        except UnsupportedCaseError as error:
-            return Status.UNSUPPORTED, None, f"its twin {twin}: {error}"
-        except _NoOutputError as error:
-            return error.status, ratio, f"its twin {twin} gave no output: {error}"
-        if not _same_bits(results, outputs[twin]):
-            message = f"unread entries changed the result: its bits differ from those of {twin} (S11)"
-            return Status.FAIL, ratio, message
-    return status, ratio, message
-
-
-class _NoOutputError(Exception):
-    """A call that gave nothing to compare, and the status that follows."""
-
-    def __init__(self, status: Status, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def _call(target: Target, case: Case) -> Results:
-    """Run a case on fresh, read-only copies of its tensors, and see that they come back unchanged."""
-    tensors = {name: tensor.copy() for name, tensor in case.tensors.items()}
-    for tensor in tensors.values():
-        tensor.flags.writeable = False
-    try:
-        results = {name: result.copy() for name, result in target.run(case, tensors).items()}
-    except (KeyboardInterrupt, UnsupportedCaseError):
-        raise
-    except BaseException as error:  # whatever a target raises is its result, not ours; so is an exit
-        raise _NoOutputError(Status.ERROR, f"{type(error).__name__}: {error}".removesuffix(": ")) from error
-    for name, tensor in tensors.items():
-        if tensor.tobytes() != case.tensors[name].tobytes():
-            raise _NoOutputError(Status.FAIL, f"the target changed its input `{name}` (S17)")
-    return results
-
-
-def _compare_all(case: Case, results: Results, target: Target, evaluation: Evaluation) -> Verdict:
-    """Compare every result: return the verdict of the first that fails, or else the one closest to its bound."""
-    dtypes = target.result_dtypes(case)
-    worst: Verdict = Status.PASS, 0.0, ""
-    for name, expected in case.expected.items():
-        what = f"the gradient of `{name}`" if case.direction == "backward" else f"the {name}"
-        if name not in results:
-            return Status.FAIL, None, f"{what} is missing"
-        verdict = _compare(what, results[name], expected, dtypes[name], evaluation.bounds[name])
-        if verdict[0] is Status.FAIL:
-            return (*verdict[:2], f"{verdict[2]}; {case.description}" if verdict[1] is not None else verdict[2])
-        if (verdict[1] or 0.0) > (worst[1] or 0.0):
-            worst = verdict
-    return worst
-
-
-def _compare(what: str, result: Array, expected: Array, dtypes: tuple[np.dtype[Any], ...], bound: Array) -> Verdict:
-    if result.shape != expected.shape:
-        return Status.FAIL, None, f"{what} has shape {result.shape}; expected {expected.shape} (S1)"
-    if result.dtype not in dtypes:
-        allowed = " or ".join(map(str, dtypes))
-        return Status.FAIL, None, f"{what} has dtype {result.dtype}; expected {allowed} (S16)"
-    ratios = error_ratios(result, expected, bound)
-    if not ratios.size:
-        return Status.PASS, 0.0, ""
-    worst = np.unravel_index(int(ratios.argmax()), ratios.shape)
-    ratio = float(ratios[worst])
-    if ratio <= WARNING_RATIO:
-        return Status.PASS, ratio, ""
-    place = f"[{', '.join(str(int(index)) for index in worst)}]"
-    place = place if what == "the output" else f"{place} of {what}"
-    limit = float(bound[worst])
-    message = f"at {place} got {float(result[worst]):.9g}, expected {float(expected[worst]):.9g} ± {limit:.2g}"
-    if ratio <= 1.0:
-        return Status.QUALITY_WARNING, ratio, message
-    wrong = float((ratios > 1).mean())
-    return Status.FAIL, ratio, f"{message}; {wrong:.0%} of the elements are outside"
-
-
-def _same_bits(left: Results, right: Results) -> bool:
-    return left.keys() == right.keys() and all(
-        left[name].shape == right[name].shape
-        and left[name].dtype == right[name].dtype
-        and left[name].tobytes() == right[name].tobytes()
-        for name in left
-    )
-
-
-@functools.cache
-def _evaluate(identifier: str, profile: Profile) -> Evaluation:
-    """Compute a shipped case's bound once for all targets."""
-    return evaluate(_by_id()[identifier], profile)
-
-
-@functools.cache
-def _by_id() -> dict[str, Case]:
-    return {case.id: case for case in shipped_cases()}

@@ -19,14 +19,13 @@ from attnspec.contract.options import Given
 from attnspec.reference.attention import prepare
 
 from .backends import BACKEND_NAMES, list_backends, load_backend
-from .cases import DTYPES, Case
+from .calls import DTYPES, Call
 from .derivatives import reference_gradients
 from .differentiation import pull_back
 from .mask_parts import STRUCTURED, bias_array, of_rank, take_apart, to_array
 from .native_arrays import to_numpy
 from .operation import results_of
 from .operations import OPERATIONS
-from .profiles import Profile, default_profile
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -57,14 +56,18 @@ class Target(Protocol):
     def version(self) -> str:
         """What it is a version of, for the report."""
 
-    def unsupported(self, case: Case) -> str | None:
-        """Say why this target cannot take a case, or None where it can."""
+    @property
+    def profiles(self) -> Mapping[str, str]:
+        """The arithmetic that it declares, by dtype; a dtype that is not there has its default profile."""
 
-    def result_dtypes(self, case: Case) -> dict[str, tuple[np.dtype[Any], ...]]:
+    def unsupported(self, call: Call) -> str | None:
+        """Say why this target cannot take a call, or None where it can."""
+
+    def result_dtypes(self, call: Call) -> dict[str, tuple[np.dtype[Any], ...]]:
         """Name the dtypes that each of its results may have."""
 
-    def run(self, case: Case, tensors: dict[str, Array]) -> dict[str, Array]:
-        """Compute the case's results from these tensors, which it may not change; whatever it raises is a result.
+    def run(self, call: Call, tensors: dict[str, Array]) -> dict[str, Array]:
+        """Compute the call's results from these tensors, which it may not change; whatever it raises is a result.
 
         `UnsupportedCaseError` says that it cannot.
         """
@@ -75,6 +78,7 @@ class BackendTarget:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.profiles: Mapping[str, str] = {}
         backend = next(backend for backend in list_backends() if backend.name == name)
         if not backend.is_available:
             raise MissingFrameworkError(
@@ -86,40 +90,40 @@ class BackendTarget:
         except Exception as error:
             raise TargetError(f"target {name!r} cannot be imported: {_what(error)}") from error
 
-    def unsupported(self, case: Case) -> str | None:
+    def unsupported(self, call: Call) -> str | None:
         """Say that JAX without 64-bit has no float64; everything else is supported."""
-        if self.name == "jax" and case.dtype == "float64" and not _jax_has_64_bit():
+        if self.name == "jax" and call.dtype == "float64" and not _jax_has_64_bit():
             return "JAX runs without 64-bit numbers (jax_enable_x64)"
         return None
 
-    def result_dtypes(self, case: Case) -> dict[str, tuple[np.dtype[Any], ...]]:
+    def result_dtypes(self, call: Call) -> dict[str, tuple[np.dtype[Any], ...]]:
         """Return the query's dtype (S16), and that of its accumulation for partial results; the reference's is float64.
 
         A gradient has the dtype of what it belongs to.
         """
-        operation = OPERATIONS[case.operation]
+        operation = OPERATIONS[call.operation]
         wide = DTYPES["float64"] if self.name == "reference" else None
-        if case.direction == "backward":
-            return {name: (wide or case.tensors[name].dtype,) for name in case.expected}
-        dtype = wide or DTYPES[accumulation_dtype(case.dtype) if operation.is_partial else case.dtype]
+        if call.direction == "backward":
+            return {name: (wide or call.tensors[name].dtype,) for name in call.results}
+        dtype = wide or DTYPES[accumulation_dtype(call.dtype) if operation.is_partial else call.dtype]
         return dict.fromkeys(operation.results, (dtype,))
 
-    def run(self, case: Case, tensors: dict[str, Array]) -> dict[str, Array]:
+    def run(self, call: Call, tensors: dict[str, Array]) -> dict[str, Array]:
         """Call the backend with NumPy arrays, or differentiate it, and return what it computed."""
-        operation = OPERATIONS[case.operation]
-        if case.direction == "forward":
-            returned = operation.call(self._module, tensors, case.call_options(tensors))
+        operation = OPERATIONS[call.operation]
+        if call.direction == "forward":
+            returned = operation.call(self._module, tensors, call.call_options(tensors))
             results = results_of(returned)
             return {name: to_numpy(results[name]) for name in operation.results}
         if self.name == "reference":
-            return reference_gradients(case.operation, tensors, case.call_options(tensors), case.cotangents(tensors))
+            return reference_gradients(call.operation, tensors, call.call_options(tensors), call.cotangents(tensors))
 
         def function(native: Mapping[str, Any]) -> dict[str, Any]:
             given = {**tensors, **native}
-            return results_of(operation.call(self._module, given, case.call_options(given)))
+            return results_of(operation.call(self._module, given, call.call_options(given)))
 
-        chosen = {name: tensors[name] for name in case.expected}
-        return pull_back(self.name, function, chosen, case.cotangents(tensors))
+        chosen = {name: tensors[name] for name in call.results}
+        return pull_back(self.name, function, chosen, call.cotangents(tensors))
 
 
 class CallableTarget:
@@ -128,34 +132,35 @@ class CallableTarget:
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
         self.version = "Python callable"
+        self.profiles: Mapping[str, str] = {}
         self._function = function
         self._parameters = _parameters_of(name, function)
 
-    def unsupported(self, case: Case) -> str | None:
+    def unsupported(self, call: Call) -> str | None:
         """Name the keyword that a case needs and the function lacks, or that the function demands and a case lacks."""
-        if case.operation not in ("dot_product_attention", "attention_with_logsumexp"):
-            return f"a plain callable is a dot_product_attention, not a {case.operation}"
-        if case.direction == "backward":
+        if call.operation not in ("dot_product_attention", "attention_with_logsumexp"):
+            return f"a plain callable is a dot_product_attention, not a {call.operation}"
+        if call.direction == "backward":
             return "a plain callable gives no gradients"
-        given = self._keywords(case, case.tensors)
+        given = self._keywords(call, call.tensors)
         missing = [name for name in given if not self._accepts(name)]
         if missing:
             return f"the function takes no `{missing[0]}`"
         absent = sorted(self._parameters.demanded - given.keys())
         return f"the function demands `{absent[0]}`, which this case does not give" if absent else None
 
-    def result_dtypes(self, case: Case) -> dict[str, tuple[np.dtype[Any], ...]]:
+    def result_dtypes(self, call: Call) -> dict[str, tuple[np.dtype[Any], ...]]:
         """Return the query's dtype (S16); partial results are at least float32, their output may be the query's."""
-        if case.operation == "attention_with_logsumexp":
-            wide = tuple({DTYPES[accumulation_dtype(case.dtype)]: None, DTYPES["float64"]: None})
-            return {"output": tuple(dict.fromkeys((DTYPES[case.dtype], *wide))), "logsumexp": wide}
-        return {"output": (DTYPES[case.dtype],)}
+        if call.operation == "attention_with_logsumexp":
+            wide = tuple({DTYPES[accumulation_dtype(call.dtype)]: None, DTYPES["float64"]: None})
+            return {"output": tuple(dict.fromkeys((DTYPES[call.dtype], *wide))), "logsumexp": wide}
+        return {"output": (DTYPES[call.dtype],)}
 
-    def run(self, case: Case, tensors: dict[str, Array]) -> dict[str, Array]:
+    def run(self, call: Call, tensors: dict[str, Array]) -> dict[str, Array]:
         """Call the function with the keywords that the case needs and no others."""
-        result = self._function(tensors["query"], tensors["key"], tensors["value"], **self._keywords(case, tensors))
+        result = self._function(tensors["query"], tensors["key"], tensors["value"], **self._keywords(call, tensors))
         results = result if isinstance(result, tuple) else (result,)
-        if case.operation == "attention_with_logsumexp":
+        if call.operation == "attention_with_logsumexp":
             if len(results) < 2:
                 raise UnsupportedCaseError("the function returns no logsumexp beside its output")
             return {"output": to_numpy(results[0]), "logsumexp": to_numpy(results[1], "the logsumexp")}
@@ -164,13 +169,13 @@ class CallableTarget:
     def _accepts(self, name: str) -> bool:
         return self._parameters.takes_all or name in self._parameters.accepted
 
-    def _keywords(self, case: Case, tensors: Any) -> dict[str, Any]:
-        options = case.call_options(tensors)
+    def _keywords(self, call: Call, tensors: Any) -> dict[str, Any]:
+        options = call.call_options(tensors)
         mask, bias, dropout = (options.pop(name, None) for name in ("mask", "bias", "dropout"))
-        attention, _ = prepare(case.tensors["query"], case.tensors["key"], case.tensors["value"], Given(mask))
-        rank = case.tensors["query"].ndim
+        attention, _ = prepare(call.tensors["query"], call.tensors["key"], call.tensors["value"], Given(mask))
+        rank = call.tensors["query"].ndim
         if bias is not None:
-            options["bias"] = bias_array(bias, attention.sizes, case.dtype, rank)
+            options["bias"] = bias_array(bias, attention.sizes, call.dtype, rank)
         if dropout is not None:
             options["dropout_keep"] = of_rank(dropout.keep, rank)
             options["dropout_rate"] = dropout.rate
@@ -200,11 +205,6 @@ def load_target(spec: str | Callable[..., Any]) -> Target:
         names = ", ".join(sorted(name for name, value in vars(module).items() if inspect.isfunction(value)))
         raise TargetError(f"{source} has no callable {attribute!r}; its functions are: {names or 'none'}")
     return CallableTarget(spec, function)
-
-
-def profile_for(case: Case, override: Profile | None) -> Profile:
-    """Return the profile that a case is held to: the one asked for where its dtype fits, else the default."""
-    return override if override is not None and override.dtype == case.dtype else default_profile(case.dtype)
 
 
 def _load_file(path: Path) -> Any:
