@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner, Result
 
+from attnspec.conformance.children import ENVIRONMENT
 from attnspec.conformance.compare_command import compare_command
-from attnspec.conformance.isolation import ENVIRONMENT
 from attnspec.contract.tensor_files import write_tensors
 
 MINE = """

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import frameworks
 import pytest
 
-from attnspec.conformance import backends, isolation
+from attnspec.conformance import backends, children, isolation
 from attnspec.conformance.cases import Case, shipped_cases
 from attnspec.conformance.command_line import main
 from attnspec.conformance.quick import is_quick
@@ -359,9 +359,7 @@ def test_a_target_without_a_case_is_not_hidden_by_another(
 # Exit code 3: the harness failed.
 
 
-@pytest.mark.parametrize(
-    "error", [ZeroDivisionError("ours"), isolation.HarnessError("ours"), FileNotFoundError("ours")]
-)
+@pytest.mark.parametrize("error", [ZeroDivisionError("ours"), children.HarnessError("ours"), FileNotFoundError("ours")])
 def test_a_failure_of_the_harness(
     error: Exception, attnspec: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:

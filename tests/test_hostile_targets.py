@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnspec.conformance import isolation
+from attnspec.conformance import children, isolation
 from attnspec.conformance.cases import Case, shipped_cases
 from attnspec.conformance.implementations import Steps, build
 from attnspec.conformance.results import Report, Result, Status
@@ -414,9 +414,9 @@ class Answers(list[Any]):
 
 def test_what_the_child_says() -> None:
     answers = Answers()
-    isolation._answer(Calls([_case(CASE).call]), answers, "reference", 10**6)
+    children.answer_calls(Calls([_case(CASE).call]), answers, "reference", 10**6)
     loaded, answer = answers
-    assert loaded == isolation.Loaded(f"NumPy {np.__version__}", {})
+    assert loaded == children.Loaded(f"NumPy {np.__version__}", {})
     np.testing.assert_allclose(answer.results["output"], _case(CASE).expected["output"], rtol=1e-12)
     assert (answer.dtypes, answer.is_repeatable, answer.status) == ({"output": ("float64",)}, True, None)
 
@@ -435,9 +435,9 @@ def test_a_failure_of_our_own_is_none_of_the_targets(monkeypatch: pytest.MonkeyP
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError("in the harness")
 
-    monkeypatch.setattr(isolation, "ask", broken)
+    monkeypatch.setattr(children, "ask", broken)
     answers = Answers()
-    isolation._answer(Calls([_case(CASE).call]), answers, "reference", 10**6)
+    children.answer_calls(Calls([_case(CASE).call]), answers, "reference", 10**6)
     error = answers[-1]
-    assert isinstance(error, isolation.HarnessError)
+    assert isinstance(error, children.HarnessError)
     assert "ZeroDivisionError: in the harness" in str(error)

@@ -145,7 +145,9 @@ def test_tensorflow_with_unknown_sizes(way: str, call: str) -> None:
     attn, tf = frameworks.load("tensorflow"), importlib.import_module("tensorflow")
     arrays = CALLS[call].arrays
     # What must be known: the number of buckets, and the number of heads where ALiBi's slopes follow from it.
-    known = ({"table": (6, None)} if call == "t5" else {}) | ({"query": (None, HEADS, None, None)} if call in ("alibi", "partials") else {})
+    known = ({"table": (6, None)} if call == "t5" else {}) | (
+        {"query": (None, HEADS, None, None)} if call in ("alibi", "partials") else {}
+    )
     specs = [tf.TensorSpec(known.get(key, [None] * a.ndim), a.dtype) for key, a in arrays.items()]
 
     @tf.function(input_signature=specs, autograph=False, jit_compile=way == "xla")

@@ -137,11 +137,11 @@ def _compare(
     html_path: Path | None,
     png_path: Path | None,
 ) -> int:
+    from .children import ENVIRONMENT, silence
     from .compare import answer, load_targets
     from .comparison_files import InputError
     from .comparison_question import pose
     from .example_files import Example, find_example
-    from .isolation import ENVIRONMENT, silence
 
     if len(files) > 2 or (files and example is not None) or not (files or example):
         raise InputError(f"give one file of inputs, or two of saved outputs, or --example NAME; got {_show(files)}")

@@ -1,8 +1,7 @@
-"""Every target in a process of its own: a crash or a hang is a result of that case, and the run goes on.
+"""Every target in processes of its own: a crash or a hang is a result of that case, and the run goes on.
 
-The parent sends calls, never expected values; the child sends back what the target made of each. When the child dies
-or falls silent, the parent gives the case in progress its status and starts a new child behind it. Whatever a target
-prints goes to standard error.
+When a child dies or falls silent, the parent gives the case in progress its status and starts a new child behind it. A
+target that would take long is given another process, as far as there may be more.
 """
 
 from __future__ import annotations
@@ -12,24 +11,23 @@ import multiprocessing
 import os
 import signal
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
-from .answers import Answer, ask, no_results
+from .answers import Answer, no_results
 from .cases import Case
+from .children import HarnessError, Loaded, work
 from .judgement import Judge
 from .profiles import find_profile
 from .results import Report, Result, Status
 from .runner import Selection, selected, versions_of
-from .targets import TargetError, load_target
+from .targets import TargetError
 
 SECONDS_PER_CASE = 60.0
-"""A case that takes longer is a timeout: the slowest case of the shipped vectors takes a second."""
+"""A case that takes longer is a timeout: the slowest case of the shipped vectors takes three seconds."""
 
 MOST_TIMEOUTS = 3
 """A target that has timed out so often is not run any further: it would take hours to say the same."""
@@ -38,27 +36,14 @@ START_SECONDS = 180.0
 """How long a target may take to load: frameworks are slow to import on a cold disk."""
 
 MEGABYTES = 4096
-"""How much memory a target may take beyond what it holds once it is loaded."""
+"""How much memory a process may take beyond what it holds once the target is loaded."""
 
 AHEAD, AHEAD_BYTES = 2, 16384
 """How many calls a child is sent: the next lies there already while the parent judges the last answer. It must fit into
 a pipe, or each of the two could wait for the other to read."""
 
-ENVIRONMENT = {
-    "JAX_ENABLE_X64": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
-
-
-class HarnessError(Exception):
-    """Something of ours failed in a child, with its traceback: no verdict on the target."""
-
-
-class Loaded(NamedTuple):
-    """What a child says first."""
-
-    version: str
-    profiles: Mapping[str, str]
+PAYS = 3
+"""Another process is started for a target that has this many times as much to do as a process takes to load it."""
 
 
 class _Asked(NamedTuple):
@@ -70,31 +55,67 @@ class _Asked(NamedTuple):
 
 
 @dataclass
-class _Worker:
-    """One target's run: its process, what came back, and which cases it was sent."""
+class _Run:
+    """One target's run: what is left to do, and what came back."""
 
     spec: str
     todo: deque[_Asked]
-    asked: deque[_Asked] = field(default_factory=deque)
     results: list[Result] = field(default_factory=list)
     version: str = ""
     judge: Judge | None = None
-    error: Exception | None = None
+    load_seconds: float = 0.0
+    busy_seconds: float = 0.0
+    """In which its children answered."""
+    answered: int = 0
+
+    def seconds_left(self) -> float:
+        """Estimate how long one process would take for what is left; 0 before anything is known."""
+        return self.busy_seconds / self.answered * len(self.todo) if self.answered else 0.0
+
+
+@dataclass
+class _Child:
+    """A process, and which cases it was sent."""
+
+    run: _Run
+    is_first: bool
+    asked: deque[_Asked] = field(default_factory=deque)
+    is_done: bool = False
     process: Any = None
     calls: Any = None
     answers: Any = None
+    since: float = 0.0
+    """When it began what it does now."""
     limit: float = 0.0
-    deadline: float = 0.0
-    is_done: bool = False
 
     def expect_answer_within(self, seconds: float) -> None:
         """Set the deadline of what the child does now."""
-        self.limit, self.deadline = seconds, time.monotonic() + seconds
+        self.since, self.limit = time.monotonic(), seconds
+
+    @property
+    def deadline(self) -> float:
+        """When it must have answered."""
+        return self.since + self.limit
+
+    def send_next(self) -> None:
+        """Send what is next: the first child of a target works from the front, others from the back.
+
+        Neighbours share shapes, which are compiled once.
+        """
+        todo = self.run.todo
+        while todo and len(self.asked) < AHEAD:
+            is_front = self.is_first or todo[0].waiting is not None
+            call = todo[0 if is_front else -1].case.call
+            if self.asked and sum(tensor.nbytes for tensor in call.tensors.values()) > AHEAD_BYTES:
+                return
+            self.asked.append(todo.popleft() if is_front else todo.pop())
+            with contextlib.suppress(OSError):  # it has died, and its answers end
+                self.calls.send(call)
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What every target of a run has in common."""
+class _Settings:
+    """What all targets of a run have in common."""
 
     profile: str | None
     seconds_per_case: float
@@ -113,151 +134,137 @@ def run_isolated(
     megabytes: int = MEGABYTES,
     progress: Callable[[Result], None] = lambda _: None,
 ) -> Report:
-    """Run the selected cases on targets, each in its own process, at most `jobs` of them at once.
+    """Run the selected cases on targets, each in processes of its own, at most `jobs` of them at once.
 
     Raises:
         TargetError: a target cannot be found or loaded; the other targets are stopped.
         HarnessError: the harness itself failed in a child.
     """
     cases = list(selected(selection))
-    run = _Run(profile, seconds_per_case, megabytes, progress)
-    workers = [_Worker(spec, deque(_Asked(case, None) for case in cases)) for spec in specs]
-    waiting = list(workers)
-    running: list[_Worker] = []
+    settings = _Settings(profile, seconds_per_case, megabytes, progress)
+    runs = [_Run(spec, deque(_Asked(case, None) for case in cases)) for spec in specs]
+    waiting = deque(runs)
+    running: list[_Child] = []
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
-                worker = waiting.pop(0)
-                _start(worker, run)
-                running.append(worker)
-            _receive(running, run)
-            for worker in [worker for worker in running if worker.is_done]:
-                running.remove(worker)
-                if worker.error is not None:
-                    raise worker.error
+            while len(running) < jobs:
+                run = waiting.popleft() if waiting else _longest(running)
+                if run is None:
+                    break
+                is_first = not any(child.run is run for child in running)
+                running.append(_Child(run, is_first))
+                _start(running[-1], settings)
+            _receive(running, settings)
+            running = [child for child in running if not child.is_done]
     finally:
-        for worker in running:
-            _stop(worker)
-    place = {case.id: i for i, case in enumerate(cases)}  # a case that waits for its twin is judged after the next
-    results = tuple(
-        result for worker in workers for result in sorted(worker.results, key=lambda result: place[result.case])
-    )
-    return Report(results, versions_of({worker.spec: worker.version for worker in workers}), tuple(missing))
+        for child in running:
+            _stop(child)
+    place = {case.id: i for i, case in enumerate(cases)}
+    results = tuple(result for run in runs for result in sorted(run.results, key=lambda result: place[result.case]))
+    return Report(results, versions_of({run.spec: run.version for run in runs}), tuple(missing))
 
 
-def _start(worker: _Worker, run: _Run) -> None:
+def _longest(running: Sequence[_Child]) -> _Run | None:
+    """Find the target for which another process pays the most."""
+    runs = [child.run for child in running]
+    pays = [run for run in runs if run.seconds_left() / runs.count(run) > PAYS * run.load_seconds]
+    return max(pays, key=lambda run: run.seconds_left() / runs.count(run), default=None)
+
+
+def _start(child: _Child, settings: _Settings) -> None:
     context = multiprocessing.get_context("spawn")
-    their_calls, worker.calls = context.Pipe(duplex=False)
-    worker.answers, their_answers = context.Pipe(duplex=False)
-    arguments = their_calls, their_answers, worker.spec, run.megabytes
-    worker.process = context.Process(target=_work, args=arguments, daemon=True)
-    worker.expect_answer_within(START_SECONDS)
-    worker.process.start()
+    their_calls, child.calls = context.Pipe(duplex=False)
+    child.answers, their_answers = context.Pipe(duplex=False)
+    arguments = their_calls, their_answers, child.run.spec, settings.megabytes
+    child.process = context.Process(target=work, args=arguments, daemon=True)
+    child.expect_answer_within(START_SECONDS)
+    child.process.start()
     their_calls.close()
     their_answers.close()
 
 
-def _stop(worker: _Worker) -> None:
+def _stop(child: _Child) -> None:
     with contextlib.suppress(OSError, AttributeError):  # it may be dead, or so young that it has no group of its own
-        if os.getpgid(worker.process.pid) == worker.process.pid:
-            os.killpg(worker.process.pid, signal.SIGKILL)  # with whatever it has started
-    worker.process.kill()
-    worker.process.join()
-    worker.calls.close()
-    worker.answers.close()
+        if os.getpgid(child.process.pid) == child.process.pid:
+            os.killpg(child.process.pid, signal.SIGKILL)  # with whatever it has started
+    child.process.kill()
+    child.process.join()
+    child.calls.close()
+    child.answers.close()
 
 
-def _receive(running: list[_Worker], run: _Run) -> None:
+def _receive(running: list[_Child], settings: _Settings) -> None:
     """Take what the running children say, until something was said or a deadline passed."""
-    patience = max(0.0, min(worker.deadline for worker in running) - time.monotonic())
-    ready = wait([worker.answers for worker in running], timeout=patience)
-    for worker in running:
+    patience = max(0.0, min(child.deadline for child in running) - time.monotonic())
+    ready = wait([child.answers for child in running], timeout=patience)
+    for child in running:
         failure: tuple[Status, str] | None = None
-        if worker.answers in ready:
+        if child.answers in ready:
             try:
-                _take(worker, worker.answers.recv(), run)
+                _take(child, child.answers.recv(), settings)
             except (EOFError, OSError):
-                worker.process.join(timeout=1.0)
-                failure = Status.CRASH, f"the target's process ended {_cause(worker.process.exitcode)}"
-        elif time.monotonic() > worker.deadline:
-            failure = Status.TIMEOUT, f"no answer within {worker.limit:g} s"
+                child.process.join(timeout=1.0)
+                failure = Status.CRASH, f"the target's process ended {_cause(child.process.exitcode)}"
+        elif time.monotonic() > child.deadline:
+            failure = Status.TIMEOUT, f"no answer within {child.limit:g} s"
         if failure is not None:
-            _stop(worker)
-            _recover(worker, failure, run)
+            _stop(child)
+            _recover(child, failure, settings)
 
 
-def _take(worker: _Worker, message: Any, run: _Run) -> None:
+def _take(child: _Child, message: Any, settings: _Settings) -> None:
     """Take a message of a child, and send it what is next before the answer is judged."""
     if isinstance(message, Exception):
-        worker.error = message
-        worker.is_done = True
-        _stop(worker)
-        return
-    worker.expect_answer_within(run.seconds_per_case)
+        raise message
+    run, seconds = child.run, time.monotonic() - child.since
+    child.expect_answer_within(settings.seconds_per_case)
     if isinstance(message, Loaded):
-        worker.version = message.version
-        worker.judge = Judge(worker.spec, message.profiles, find_profile(run.profile))
-        _send_next(worker)
+        run.load_seconds, run.version = seconds, message.version
+        run.judge = run.judge or Judge(run.spec, message.profiles, find_profile(settings.profile))
     else:
-        asked = worker.asked.popleft()
-        _send_next(worker)
-        _judge(worker, asked, message, run)
-    if not worker.asked and not worker.todo:
-        worker.is_done = True
-        _stop(worker)
-    elif len(worker.asked) < AHEAD:
-        _send_next(worker)
+        run.busy_seconds, run.answered = run.busy_seconds + seconds, run.answered + 1
+        asked = child.asked.popleft()
+        child.send_next()
+        _judge(run, asked, message, settings)
+    child.send_next()  # the twin of what was judged, if it must be known
+    if not child.asked:
+        child.is_done = True
+        _stop(child)
 
 
-def _send_next(worker: _Worker) -> None:
-    while worker.todo and len(worker.asked) < AHEAD:
-        call = worker.todo[0].case.call
-        if worker.asked and sum(tensor.nbytes for tensor in call.tensors.values()) > AHEAD_BYTES:
-            return
-        worker.asked.append(worker.todo.popleft())
-        with contextlib.suppress(OSError):  # it has died, and its answers end
-            worker.calls.send(call)
-
-
-def _judge(worker: _Worker, asked: _Asked, answer: Answer, run: _Run) -> None:
-    """Judge an answer, or ask for the twin that must be known before."""
-    if worker.judge is None:
+def _judge(run: _Run, asked: _Asked, answer: Answer, settings: _Settings) -> None:
+    """Judge an answer, or put the twin that must be known before at the front of what is left."""
+    if run.judge is None:
         raise HarnessError("an answer came from a child that has not said that it is loaded")
     if asked.waiting is not None:
-        worker.judge.remember(asked.case, answer)
+        run.judge.remember(asked.case, answer)
         case, answer = asked.waiting
     else:
-        case, twin = asked.case, worker.judge.missing_twin(asked.case)
+        case, twin = asked.case, run.judge.missing_twin(asked.case)
         if twin is not None and answer.results is not None:
-            worker.todo.appendleft(_Asked(twin, (case, answer)))
+            run.todo.appendleft(_Asked(twin, (case, answer)))
             return
-    _add(worker, worker.judge.judge(case, answer), run)
+    run.results.append(run.judge.judge(case, answer))
+    settings.progress(run.results[-1])
 
 
-def _recover(worker: _Worker, failure: tuple[Status, str], run: _Run) -> None:
+def _recover(child: _Child, failure: tuple[Status, str], settings: _Settings) -> None:
     """Give the case in progress its status, and go on behind it."""
-    status, message = failure
-    if worker.judge is None:
-        worker.is_done = True
-        worker.error = TargetError(f"target {worker.spec!r} did not load: {message}")
-        return
-    worker.todo.extendleft(reversed(worker.asked))
-    worker.asked.clear()
-    if worker.todo:  # the one in progress, or else the next one
-        _judge(worker, worker.todo.popleft(), no_results(status, message), run)
-    if sum(result.status is Status.TIMEOUT for result in worker.results) >= MOST_TIMEOUTS:
+    (status, message), run = failure, child.run
+    if run.judge is None:
+        raise TargetError(f"target {run.spec!r} did not load: {message}")
+    run.todo.extendleft(reversed(child.asked))
+    child.asked.clear()
+    if run.todo:  # the one in progress, or else the next one
+        _judge(run, run.todo.popleft(), no_results(status, message), settings)
+    if sum(result.status is Status.TIMEOUT for result in run.results) >= MOST_TIMEOUTS:
         given_up = no_results(Status.TIMEOUT, f"not run: {MOST_TIMEOUTS} cases before it timed out")
-        while worker.todo:
-            _judge(worker, worker.todo.popleft(), given_up, run)
-    if worker.todo:
-        _start(worker, run)
+        while run.todo:
+            _judge(run, run.todo.popleft(), given_up, settings)
+    if run.todo:
+        _start(child, settings)
     else:
-        worker.is_done = True
-
-
-def _add(worker: _Worker, result: Result, run: _Run) -> None:
-    worker.results.append(result)
-    run.progress(result)
+        child.is_done = True
 
 
 def _cause(exit_code: int | None) -> str:
@@ -266,56 +273,3 @@ def _cause(exit_code: int | None) -> str:
     if exit_code < 0:
         return f"by signal {signal.Signals(-exit_code).name}"
     return f"with exit code {exit_code}"
-
-
-def _work(calls: Connection, answers: Connection, spec: str, megabytes: int) -> None:
-    """Be the child."""
-    if hasattr(os, "setsid"):
-        os.setsid()  # a group of its own, so that what a target starts ends with it
-    os.dup2(2, 1)  # what a target prints must not mix with the report
-    os.environ.update(ENVIRONMENT)
-    _answer(calls, answers, spec, megabytes)
-
-
-def _answer(calls: Connection, answers: Connection, spec: str, megabytes: int) -> None:
-    """Load one target, and answer calls until there are no more."""
-    try:
-        with silence():
-            target = load_target(spec)
-        limit_memory(megabytes)
-        answers.send(Loaded(target.version, dict(target.profiles)))
-        while True:
-            answers.send(ask(target, calls.recv()))
-    except EOFError:
-        return
-    except TargetError as error:
-        answers.send(TargetError(str(error)))
-    except Exception:  # whatever a target raises is in its answers: this is ours
-        answers.send(HarnessError(traceback.format_exc()))
-
-
-def limit_memory(megabytes: int) -> None:
-    """Let this process allocate so much beyond what it holds now; only Linux can tell how much that is."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return
-    import resource
-
-    (line,) = (line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmData:"))
-    limit = int(line.split()[1]) * 1024 + megabytes * 2**20
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if hard == resource.RLIM_INFINITY or limit <= hard:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Drop what is written to standard error: frameworks greet from C++, whatever log level they are given."""
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
