@@ -26,13 +26,15 @@ class Fault(NamedTuple):
     visible_when: str
     seen_in: str
     """A link to where it really happened, or a word on how it arises."""
+    steps: Steps
+    """What it is built of: every step but one is the right one."""
 
 
 _CAUSAL = "a causal mask"
 _ISSUES = "https://github.com/"
 
 FAULTS: tuple[Fault, ...] = tuple(
-    Fault(name, build(steps), clause, when, seen)
+    Fault(name, build(steps), clause, when, seen, steps)
     for name, steps, clause, when, seen in (
         (
             "scale-missing",
