@@ -46,7 +46,7 @@ def tensorflow_pair(compiled: bool) -> tuple[Callable[[], Any], Callable[[], Any
         return attn.multi_head_attention(x, x, x, parameters, num_heads=HEADS)
 
     ours = functools.partial(tf.function, autograph=False) if compiled else lambda f: f
-    return functools.partial(ours(function), inputs), functools.partial(ours(layer), inputs)
+    return functools.partial(ours(function), inputs), functools.partial(ours(layer.__call__), inputs)
 
 
 def jax_pair(compiled: bool) -> tuple[Callable[[], Any], Callable[[], Any]]:

@@ -72,7 +72,7 @@ def as_positions(value: Any, like: Array | None, dtype: jnp.dtype) -> Array:
             _check_device("positions", value, "inputs", like)
         positions = value.astype(dtype)
     else:
-        positions = jnp.array(numbers_from_python("positions", value, NATIVE).astype(dtype))
+        positions = _copied(numbers_from_python("positions", value, NATIVE).astype(dtype))
     if like is None:
         check_listed(positions.shape)
     return positions
@@ -86,7 +86,7 @@ def as_ids(name: str, value: Any, like: Array, beside: str) -> Array:
     # Without 64 bits JAX wraps round what is beyond 32, and no vocabulary is.
     limits = np.iinfo(np.int32)
     ids = from_python(name, value, NATIVE).astype(np.int64).clip(limits.min, limits.max)
-    return jnp.array(ids.astype(np.int32))
+    return _copied(ids.astype(np.int32))
 
 
 def check_width(dtype: Any) -> None:
@@ -119,7 +119,7 @@ def new_checks(query: Array) -> Checks:
 
 def mask_tensor(array: Any) -> Array:
     """Turn an array that a mask holds into a JAX array."""
-    return jnp.array(array)
+    return array if isinstance(array, Array) else _copied(np.asarray(array))
 
 
 def _as_tensor(name: str, value: Any) -> Array:
@@ -132,7 +132,16 @@ def _as_tensor(name: str, value: Any) -> Array:
             f"`{name}` is a NumPy float64 array, which JAX would round to float32: enable 64-bit with "
             f"jax.config.update('jax_enable_x64', True), or convert it to float32 yourself"
         )
-    return jnp.array(array)  # a copy: JAX computes later, and must not see what the caller writes meanwhile
+    return _copied(array)
+
+
+def _copied(array: np.ndarray[Any, Any]) -> Array:
+    """Turn a NumPy array into a JAX array of its own: JAX computes later, and must not see what is written meanwhile.
+
+    `jnp.array` would compile a program for each shape.
+    """
+    native: Array = jax.device_put(np.array(array, array.dtype.newbyteorder("=")))
+    return native
 
 
 def _has_64_bit() -> bool:
