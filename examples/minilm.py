@@ -33,8 +33,7 @@ from attnspec import reference
 from attnspec.conformance.attention_maps import AttentionMaps, LayerMaps, MapReport, StageMaps, write_maps
 from attnspec.conformance.monte_carlo import monte_carlo_bounds
 from attnspec.conformance.profiles import PROFILES
-from attnspec.contract import LayerConfig, LinearParameters
-from attnspec.contract.bert_states import text_encoder_from_bert
+from attnspec.contract import LayerConfig, LinearParameters, text_encoder_from_bert
 
 Array = np.ndarray[Any, Any]
 

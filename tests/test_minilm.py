@@ -18,8 +18,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from attnspec import reference
-from attnspec.contract import InterchangeError, TextEncoderConfig
-from attnspec.contract.bert_states import text_encoder_from_bert
+from attnspec.contract import InterchangeError, TextEncoderConfig, text_encoder_from_bert
 from examples import minilm
 
 Array = np.ndarray[Any, Any]

@@ -367,7 +367,7 @@ def test_contract_exports() -> None:
     assert {*attnspec.contract.__all__} == {
         *[*SHARED, "AttentionGradients", "Bias", "Mask", "LayerConfig", "ParameterSpec"],
         *[f"{name}Config" for name in LAYERS],
-        *["initial_state", "read_state", "save_state", "StateError", "InterchangeError"],
+        *["initial_state", "text_encoder_from_bert", "read_state", "save_state", "StateError", "InterchangeError"],
     }
 
 

@@ -12,6 +12,7 @@ from .attention_configs import HardAttentionConfig as HardAttentionConfig
 from .attention_configs import KeyValueAttentionConfig as KeyValueAttentionConfig
 from .attention_configs import MultiHeadAttentionConfig as MultiHeadAttentionConfig
 from .attention_configs import SelfAttentionConfig as SelfAttentionConfig
+from .bert_states import text_encoder_from_bert as text_encoder_from_bert
 from .biases import Bias as Bias
 from .biases import alibi as alibi
 from .biases import alibi_slopes as alibi_slopes
@@ -152,4 +153,5 @@ __all__ = [
     "save_state",
     "segments",
     "sliding_window",
+    "text_encoder_from_bert",
 ]
