@@ -22,6 +22,7 @@ from .cases import Case
 from .children import HarnessError, Loaded, work
 from .judgement import Judge
 from .profiles import find_profile
+from .report_making import make_report
 from .results import Report, Result, Status
 from .runner import Selection, selected, versions_of
 from .targets import TargetError
@@ -133,8 +134,11 @@ def run_isolated(
     seconds_per_case: float = SECONDS_PER_CASE,
     megabytes: int = MEGABYTES,
     progress: Callable[[Result], None] = lambda _: None,
+    diagnosed: bool = False,
 ) -> Report:
     """Run the selected cases on targets, each in processes of its own, at most `jobs` of them at once.
+
+    With `diagnosed`, the likely cause of every target's failures is looked for afterwards, in this process.
 
     Raises:
         TargetError: a target cannot be found or loaded; the other targets are stopped.
@@ -160,8 +164,10 @@ def run_isolated(
         for child in running:
             _stop(child)
     place = {case.id: i for i, case in enumerate(cases)}
-    results = tuple(result for run in runs for result in sorted(run.results, key=lambda result: place[result.case]))
-    return Report(results, versions_of({run.spec: run.version for run in runs}), tuple(missing))
+    results = [result for run in runs for result in sorted(run.results, key=lambda result: place[result.case])]
+    judges = [run.judge for run in runs if run.judge is not None]
+    versions = versions_of({run.spec: run.version for run in runs})
+    return make_report(results, judges, versions, missing=missing, diagnosed=diagnosed)
 
 
 def _longest(running: Sequence[_Child]) -> _Run | None:

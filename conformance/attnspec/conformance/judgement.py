@@ -8,18 +8,21 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .admission import decides, error_ratios, evaluate
+from .admission import decides, error_ratios, evaluate, largest_ratio
 from .answers import Answer, same_bits
 from .calls import Array
 from .cases import Case, shipped_cases
 from .operation import Evaluation
-from .profiles import Profile, profile_for
-from .results import Result, Status
+from .profiles import PROFILES, Profile, profile_for
+from .results import Largest, Result, Status
 
 Verdict: TypeAlias = tuple[Status, float | None, str]
 """What became of a case, the largest error over its bound, and what is wrong."""
 
 WARNING_RATIO = 0.8
+
+MOST_BYTES = 2**28
+"""How much the answers that are kept for the diagnosis of one target may take."""
 
 
 class Judge:
@@ -35,6 +38,14 @@ class Judge:
         self.target = target
         self._profiles, self._override = profiles, override
         self._answers: dict[str, Answer] = {}
+        self.kept: dict[str, tuple[Result, Answer]] = {}
+        """The results that fail or warn, with the answers that they judge, by case: for a diagnosis, and for maps."""
+        self._bytes = 0
+
+    @property
+    def failures(self) -> dict[str, Answer]:
+        """Return the answers that failed, by case: those that are results, and wrong ones."""
+        return {case: answer for case, (result, answer) in self.kept.items() if result.status is Status.FAIL}
 
     def profile_of(self, case: Case) -> Profile:
         """Return the profile that a case is held to."""
@@ -54,19 +65,43 @@ class Judge:
         """Judge an answer."""
         self.remember(case, answer)
         status, ratio, message = self._verdict(case, answer)
-        return self.result(case, status, ratio, message, answer.seconds)
+        profile = self.profile_of(case)
+        rms, bias, largest = (None, None, None)
+        if ratio is not None and answer.results is not None:
+            rms, bias, largest = measure(case, answer.results, evaluation_of(case.id, profile))
+        result = Result(
+            target=self.target,
+            case=case.id,
+            operation=case.operation,
+            dtype=case.dtype,
+            clauses=case.clauses,
+            status=status,
+            profile=profile.name,
+            ratio=ratio,
+            message=message,
+            seconds=answer.seconds,
+            direction=case.direction,
+            level=case.level,
+            rms=rms,
+            bias=bias,
+            largest=largest,
+            weakest=weakest_profile(case, answer, profile) if status is Status.FAIL and (ratio or 0) > 1 else None,
+        )
+        self._keep(result, answer)
+        return result
 
-    def result(self, case: Case, status: Status, ratio: float | None, message: str, seconds: float) -> Result:
-        """Put a verdict and what it is about together."""
-        profile = self.profile_of(case).name
-        about = self.target, case.id, case.operation, case.dtype, case.clauses
-        return Result(*about, status, profile, ratio, message, seconds)
+    def _keep(self, result: Result, answer: Answer) -> None:
+        if answer.results is None or result.status not in (Status.FAIL, Status.QUALITY_WARNING):
+            return
+        self._bytes += sum(array.nbytes for array in answer.results.values())
+        if self._bytes <= MOST_BYTES:
+            self.kept[result.case] = result, answer
 
     def _verdict(self, case: Case, answer: Answer) -> Verdict:
         if answer.results is None:
             return answer.status or Status.ERROR, None, answer.message
         profile = self.profile_of(case)
-        evaluation = _evaluate(case.id, profile)
+        evaluation = evaluation_of(case.id, profile)
         if not decides(evaluation):
             return Status.UNSUPPORTED, None, f"the bound of profile {profile.name} is too wide to decide here"
         status, ratio, message = compare_results(case, answer, evaluation)
@@ -126,9 +161,59 @@ def _compare(what: str, result: Array, expected: Array, dtypes: tuple[str, ...],
     return Status.FAIL, ratio, f"{message}; {wrong:.0%} of the elements are outside"
 
 
+def measure(
+    case: Case, results: Mapping[str, Array], evaluation: Evaluation
+) -> tuple[float | None, float | None, Largest | None]:
+    """Return the largest row RMS and the largest mean of error / bound, and the element with the largest ratio.
+
+    Results that cannot be compared, because of their shape, are left out.
+    """
+    row_rms, means, largest, peak = [], [], None, -1.0
+    for name, expected in case.expected.items():
+        if name not in results or results[name].shape != expected.shape or not expected.size:
+            continue
+        got, bound = np.asarray(results[name], np.float64), evaluation.bounds[name]
+        ratios = error_ratios(got, expected, bound)
+        worst = np.unravel_index(int(ratios.argmax()), ratios.shape)
+        if ratios[worst] > peak:
+            peak = float(ratios[worst])
+            place = tuple(int(index) for index in worst)
+            largest = Largest(name, place, float(got[worst]), float(expected[worst]), float(bound[worst]))
+        signed = signed_ratios(ratios, got, expected)
+        with np.errstate(over="ignore"):
+            row_rms.append(float(np.sqrt((np.atleast_1d(ratios) ** 2).mean(axis=-1)).max()))
+        means.append(float(signed[np.isfinite(signed)].mean()) if np.isfinite(signed).any() else 0.0)
+    return max(row_rms, default=None), max(means, key=abs, default=None), largest
+
+
+def signed_ratios(ratios: Array, got: Array, expected: Array) -> Array:
+    """Give |error| / bound the sign of the error; NaN has none, and counts as too much."""
+    return np.where(np.asarray(got, np.float64) < expected, -ratios, ratios)
+
+
+def weakest_profile(case: Case, answer: Answer, profile: Profile) -> str | None:
+    """Find the first profile of the case's dtype, coarser than the one that failed, which the answer passes.
+
+    A profile whose bound is too wide to decide the case is passed by nobody.
+    """
+    of_dtype = [other for other in PROFILES.values() if other.dtype == case.dtype]
+    results = answer.results or {}
+    for other in of_dtype[of_dtype.index(profile) + 1 :]:
+        evaluation = evaluation_of(case.id, other)
+        ratios = [
+            largest_ratio(results[name], expected, evaluation.bounds[name])
+            if name in results and results[name].shape == expected.shape
+            else np.inf
+            for name, expected in case.expected.items()
+        ]
+        if max(ratios) <= 1 and decides(evaluation):
+            return other.name
+    return None
+
+
 @functools.cache
-def _evaluate(identifier: str, profile: Profile) -> Evaluation:
-    """Compute a shipped case's bounds once for all targets."""
+def evaluation_of(identifier: str, profile: Profile) -> Evaluation:
+    """Compute the bounds of a shipped case once for all targets."""
     return evaluate(_by_id()[identifier], profile)
 
 

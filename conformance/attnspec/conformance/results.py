@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Status(StrEnum):
@@ -28,6 +29,17 @@ class Status(StrEnum):
 CONFORMING = frozenset({Status.PASS, Status.QUALITY_WARNING, Status.UNSUPPORTED})
 
 
+class Largest(NamedTuple):
+    """The element with the largest |error| / bound."""
+
+    result: str
+    """The name of the result that it stands in, such as `output`."""
+    index: tuple[int, ...]
+    got: float
+    expected: float
+    bound: float
+
+
 @dataclass(frozen=True)
 class Result:
     """One case on one target."""
@@ -44,6 +56,74 @@ class Result:
     message: str
     """What is wrong, and where; empty for a pass."""
     seconds: float
+    direction: str = "forward"
+    level: str = "core"
+    rms: float | None = None
+    """The root of the mean of (error / bound)² in a row, the last axis: the largest of all rows."""
+    bias: float | None = None
+    """The mean of error / bound with its sign, over every element that is finite: what does not cancel."""
+    largest: Largest | None = None
+    weakest: str | None = None
+    """Of a failure: the finest of the coarser profiles of its dtype under which the case is decided and passes."""
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether it breaks conformance."""
+        return self.status not in CONFORMING
+
+    def to_data(self) -> dict[str, Any]:
+        """Return it as plain data for JSON, where NaN and infinity are strings."""
+        data = {one.name: getattr(self, one.name) for one in fields(self)}
+        return plain(data | {"largest": None if self.largest is None else self.largest._asdict()})
+
+
+class CaseMap(NamedTuple):
+    """Where in a result a target errs: one matrix of it, the one with the largest error."""
+
+    target: str
+    case: str
+    result: str
+    place: tuple[int, ...]
+    """The indices of the leading axes."""
+    start: tuple[int, int]
+    """The row and the column of the result that the first number stands for: large matrices are cut."""
+    ratios: tuple[tuple[float, ...], ...]
+    """error / bound with its sign."""
+    bounds: tuple[tuple[float, ...], ...]
+    weights: tuple[tuple[float | None, ...], ...] | None
+    """The exact weights of the same head, a row for each query, None where it may not attend; None: no attention."""
+
+
+class Diagnosis(NamedTuple):
+    """What is likely wrong with a target."""
+
+    target: str
+    cause: str
+    """A few words, such as *causal aligned top-left*; `unknown` where nothing fits."""
+    explanation: str
+    clause: str | None
+    cases: tuple[str, ...]
+    """The failing cases that it explains."""
+    failing: int
+    """How many cases fail in all."""
+    ratio: float | None
+    """The largest distance of the target from the cause on these cases, in bounds; None where nothing fits."""
+    reproducer: str | None
+    """A script that shows it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and when results were made."""
+
+    targets: tuple[str, ...]
+    versions: dict[str, str]
+    """Of attnspec, Python and NumPy, and of each target."""
+    profiles: dict[str, dict[str, str]]
+    """What each target was held to, by dtype."""
+    machine: str
+    time: str
+    """UTC, ISO 8601."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +132,15 @@ class Report:
 
     results: tuple[Result, ...]
     versions: dict[str, str]
-    missing: tuple[str, ...] = field(default=())
+    missing: tuple[str, ...] = ()
     """Targets that were required and whose framework is not installed, each as a sentence."""
+    diagnoses: tuple[Diagnosis, ...] = ()
+    maps: tuple[CaseMap, ...] = ()
+    runs: tuple[Run, ...] = ()
+    """One for each machine and time that results came from."""
+    suite: str = ""
+    manifest: str = ""
+    """The version of the vectors, and the sha256 of their manifest: results of different ones cannot be compared."""
 
     @property
     def conforms(self) -> bool:
@@ -62,13 +149,16 @@ class Report:
 
     def failures(self) -> tuple[Result, ...]:
         """Return the results that break conformance."""
-        return tuple(result for result in self.results if result.status not in CONFORMING)
+        return tuple(result for result in self.results if result.is_failure)
+
+    def targets(self) -> tuple[str, ...]:
+        """Return the targets that have results, in their order."""
+        return tuple(dict.fromkeys(result.target for result in self.results))
 
     def undecided(self) -> tuple[str, ...]:
         """Return the targets without any decided case: nothing is known about them."""
-        targets = dict.fromkeys(result.target for result in self.results)
         decided = {result.target for result in self.results if result.status is not Status.UNSUPPORTED}
-        return tuple(target for target in targets if target not in decided)
+        return tuple(target for target in self.targets() if target not in decided)
 
     def count(self, *statuses: Status, target: str | None = None, dtype: str | None = None) -> int:
         """Count the results with one of these statuses."""
@@ -110,13 +200,18 @@ class Report:
             "conforms": self.conforms,
             "versions": self.versions,
             "missing": list(self.missing),
-            "results": [_finite(asdict(result)) for result in self.results],
+            "results": [result.to_data() for result in self.results],
+            "diagnoses": [diagnosis._asdict() for diagnosis in self.diagnoses],
         }
-        return json.dumps(data, indent=1, allow_nan=False)
+        return json.dumps(plain(data), indent=1, allow_nan=False)
 
 
-def _finite(result: dict[str, Any]) -> dict[str, Any]:
-    # JSON has no infinity: an error against a bound of 0 is written as a string.
-    if result["ratio"] is not None and result["ratio"] == float("inf"):
-        result["ratio"] = "inf"
-    return result
+def plain(data: Any) -> Any:
+    """Write what JSON lacks as strings: an error against a bound of 0 is infinite, and a result may be NaN."""
+    if isinstance(data, dict):
+        return {name: plain(value) for name, value in data.items()}
+    if isinstance(data, tuple | list):
+        return [plain(value) for value in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return str(data)  # nan, inf or -inf, as float() reads them
+    return data

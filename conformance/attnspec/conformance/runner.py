@@ -16,6 +16,7 @@ from .cases import Case, shipped_cases
 from .judgement import Judge
 from .profiles import Profile, find_profile
 from .quick import is_quick
+from .report_making import make_report
 from .results import Report, Result
 from .targets import Target, load_target
 
@@ -57,6 +58,7 @@ def verify(
     directions: Iterable[str] = (),
     quick: bool = False,
     profile: str | None = None,
+    diagnosed: bool = False,
 ) -> Report:
     """Run the conformance suite on one target or several, and report every case.
 
@@ -67,6 +69,7 @@ def verify(
             selects everything.
         quick: one vector or two for each clause, at float32: a first look.
         profile: the arithmetic profile that cases of its dtype are held to, such as "bf16_eager".
+        diagnosed: whether the likely cause of failures is looked for, which takes seconds: `Report.diagnoses`.
 
     Returns:
         A `Report`; `report.raise_if_failed()` makes it a test.
@@ -92,7 +95,7 @@ def verify(
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"two targets are called {repeated[0]!r}, and a report could not tell them apart; rename one")
-    return run(targets, selection, profile=find_profile(profile))
+    return run(targets, selection, profile=find_profile(profile), diagnosed=diagnosed)
 
 
 def _as_set(values: Iterable[str]) -> frozenset[str]:
@@ -121,13 +124,18 @@ def check_selection(selection: Selection) -> None:
             raise ValueError(f"no case has {unknown[0]!r} among its {name}; {hint}")
 
 
-def run(targets: Sequence[Target], selection: Selection, *, profile: Profile | None = None) -> Report:
+def run(
+    targets: Sequence[Target], selection: Selection, *, profile: Profile | None = None, diagnosed: bool = False
+) -> Report:
     """Run the selected cases on targets that are loaded already, in this process."""
-    results = []
-    for target in targets:
-        judge = Judge(target.name, target.profiles, profile)
-        results += [run_case(target, case, judge) for case in selected(selection)]
-    return Report(tuple(results), versions_of({target.name: target.version for target in targets}))
+    judges = [Judge(target.name, target.profiles, profile) for target in targets]
+    results = [
+        run_case(target, case, judge)
+        for target, judge in zip(targets, judges, strict=True)
+        for case in selected(selection)
+    ]
+    versions = versions_of({target.name: target.version for target in targets})
+    return make_report(results, judges, versions, diagnosed=diagnosed)
 
 
 def selected(selection: Selection) -> Iterator[Case]:
