@@ -11,8 +11,8 @@ import frameworks
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# JAX spends a third of the suite's time in compiling. What is compiled is shared by the workers and by the processes that
-# tests start, and kept for the next run; `make clean` removes it.
+# JAX spends a third of the suite's time in compiling. What is compiled is shared by the workers and by the processes
+# that tests start, and kept for the next run; `make clean` removes it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
