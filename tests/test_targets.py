@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from attnspec.conformance import targets
+from attnspec.conformance import backend_target, targets
 from attnspec.conformance.backends import BACKEND_NAMES, Backend, list_backends, load_backend
 from attnspec.conformance.cases import shipped_cases
 from attnspec.conformance.implementations import Steps, build
@@ -174,11 +174,18 @@ def test_callables(function: Callable[..., Any], name: str) -> None:
 REFUSED = {
     "unknown": (
         "tensorflo",
-        "^there is no target 'tensorflo': it must be one of reference, torch, tensorflow, jax, or",
+        "^there is no target 'tensorflo': it must be one of reference, .*, or a folder of results; did you mean tensorflow",
     ),
     "empty": ("", "^there is no target ''"),
-    "file-without-function": ("mine.py", "^there is no target 'mine.py': .* or path.py:callable$"),
-    "no-function-name": ("mine.py:", "^there is no target 'mine.py:'"),
+    "unknown-native": ("torch.spda", "or a folder of results; did you mean torch.sdpa or .*[?]$"),
+    "far-from-all": ("xyz", "^there is no target 'xyz': it must be .*, torch.sdpa, .*, or a folder of results$"),
+    "file-without-function": (
+        "mine.py",
+        "^there is no target 'mine.py': name the function in the file, as in mine.py:my_attention$",
+    ),
+    "no-function-name": ("mine.py:", "^there is no target 'mine.py:': name the function .* mine.py:my_attention$"),
+    "missing-folder": ("nowhere/", "^there is no folder nowhere/$"),
+    "folder-without-results": (".", "^the folder . holds no results: there is no file <case id>.safetensors$"),
     "no-module-name": (":attention", "^there is no target ':attention'"),
     "missing-file": ("nowhere.py:attention", "^there is no file nowhere.py$"),
     "missing-module": (
@@ -187,7 +194,7 @@ REFUSED = {
     ),
     "missing-function": (
         "mine.py:atention",
-        "^mine.py has no callable 'atention'; its functions are: attention, other$",
+        "^mine.py has no callable 'atention'; its functions are: attention, other; did you mean attention[?]$",
     ),
     "not-callable": ("mine.py:SIZE", "^mine.py has no callable 'SIZE'; its functions are: attention, other$"),
     "no-functions": ("constants.py:attention", "^constants.py has no callable 'attention'; its functions are: none$"),
@@ -196,6 +203,10 @@ REFUSED = {
         "^broken.py cannot be imported: ModuleNotFoundError: No module named 'nobody_has_this'$",
     ),
     "syntax-error": ("misspelt.py:attention", "^misspelt.py cannot be imported: SyntaxError: .*misspelt.py, line 1"),
+    "bad-declaration": (
+        "declared.py:attention",
+        "^declared.py: @target: layout must be 'BHTD' or 'BTHD'; got 'BHDT'$",
+    ),
     "exit": ("script.py:attention", "^script.py cannot be imported: SystemExit: 2$"),
 }
 
@@ -208,6 +219,8 @@ def test_what_is_not_found(kind: str, tmp_path: Path, monkeypatch: pytest.Monkey
     write(tmp_path / "constants.py", "SIZE = 3\n")
     write(tmp_path / "broken.py", f"import nobody_has_this\ndef attention{arguments}")
     write(tmp_path / "misspelt.py", f"dfe attention{arguments}")
+    declared = "from attnspec.conformance import target\n@target(layout='BHDT')\n"
+    write(tmp_path / "declared.py", f"{declared}def attention{arguments}")
     write(tmp_path / "script.py", f"def attention{arguments}raise SystemExit(2)")
     spec, message = REFUSED[kind]
     before = list(sys.path)
@@ -249,7 +262,7 @@ def _without(name: str) -> tuple[Backend, ...]:
 
 @pytest.mark.parametrize("name", frameworks.FRAMEWORKS)
 def test_a_missing_framework_says_how_to_install_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets, "list_backends", lambda: _without(name))
+    monkeypatch.setattr(backend_target, "list_backends", lambda: _without(name))
     with pytest.raises(
         MissingFrameworkError, match=rf"^target '{name}' needs \w+; install it with: pip install 'attnspec"
     ):
@@ -260,7 +273,7 @@ def test_a_framework_that_does_not_import_is_no_traceback(monkeypatch: pytest.Mo
     def broken(name: str) -> Any:
         raise ImportError("libfoo.so: cannot open shared object file")
 
-    monkeypatch.setattr(targets, "load_backend", broken)
+    monkeypatch.setattr(backend_target, "load_backend", broken)
     with pytest.raises(TargetError, match=r"^target 'reference' cannot be imported: ImportError: libfoo\.so"):
         load_target("reference")
 
@@ -304,8 +317,16 @@ def test_an_unknown_backend() -> None:
         pytest.param("dropout-float32", "the function takes no `dropout_keep`", id="dropout"),
         pytest.param("alibi-float32", "the function takes no `bias`", id="bias-object"),
         pytest.param("segments-float32", "the function takes no `mask`", id="segments"),
-        pytest.param("gradient-plain-float32", "a plain callable gives no gradients", id="gradient"),
-        pytest.param("gradient-logsumexp-float32", "a plain callable gives no gradients", id="gradient-of-partial"),
+        pytest.param(
+            "gradient-plain-float32",
+            "a plain callable gives no gradients",
+            id="gradient",
+        ),
+        pytest.param(
+            "gradient-logsumexp-float32",
+            "a plain callable gives no gradients",
+            id="gradient-of-partial",
+        ),
         pytest.param("logsumexp-float32", None, id="logsumexp"),
         pytest.param("merge-float32", "a plain callable is a dot_product_attention, not a merge_attention", id="merge"),
         pytest.param(
@@ -343,7 +364,7 @@ def test_jax_without_64_bit_is_unsupported_not_wrong(monkeypatch: pytest.MonkeyP
     frameworks.load("jax")
     target = load_target("jax")
     assert target.unsupported(CASES["square-float64"]) is None
-    monkeypatch.setattr(targets, "_jax_has_64_bit", lambda: False)
+    monkeypatch.setattr(backend_target, "jax_has_64_bit", lambda: False)
     assert target.unsupported(CASES["square-float64"]) == "JAX runs without 64-bit numbers (jax_enable_x64)"
     assert target.unsupported(CASES["square-float32"]) is None
 

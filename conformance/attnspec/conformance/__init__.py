@@ -9,15 +9,18 @@ from .cases import load_cases as load_cases
 from .compare import Comparison as Comparison
 from .compare import compare as compare
 from .comparison_files import InputError as InputError
+from .declarations import target as target
 from .results import Report as Report
 from .results import Result as Result
 from .results import Status as Status
 from .runner import verify as verify
 from .targets import MissingFrameworkError as MissingFrameworkError
 from .targets import TargetError as TargetError
+from .targets import UnsupportedCaseError as UnsupportedCaseError
 
 __all__ = [
     "verify",
+    "target",
     "compare",
     "Comparison",
     "Report",
@@ -31,5 +34,6 @@ __all__ = [
     "InputError",
     "TargetError",
     "MissingFrameworkError",
+    "UnsupportedCaseError",
     "VectorError",
 ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from .calls import Array, Call
 from .exec_process import CommandEndedError
 from .results import Status
-from .targets import Target, UnsupportedCaseError
+from .targets import ChangedInputError, Target, UnsupportedCaseError
 
 
 class Answer(NamedTuple):
@@ -39,7 +39,7 @@ def ask(target: Target, call: Call) -> Answer:
         dtypes = target.result_dtypes(call)
     except UnsupportedCaseError as error:
         return no_results(Status.UNSUPPORTED, str(error))
-    except _ChangedInputError as error:
+    except ChangedInputError as error:
         return no_results(Status.FAIL, str(error))
     except CommandEndedError as error:
         return no_results(Status.CRASH, str(error))
@@ -66,10 +66,6 @@ def same_bits(left: dict[str, Array], right: dict[str, Array]) -> bool:
     )
 
 
-class _ChangedInputError(Exception):
-    """A target wrote into a tensor that it was given."""
-
-
 def _results(target: Target, call: Call) -> dict[str, Array]:
     tensors = {name: tensor.copy() for name, tensor in call.tensors.items()}
     for tensor in tensors.values():
@@ -77,5 +73,5 @@ def _results(target: Target, call: Call) -> dict[str, Array]:
     results = {name: result.copy() for name, result in target.run(call, tensors).items()}
     for name, tensor in tensors.items():
         if tensor.tobytes() != call.tensors[name].tobytes():
-            raise _ChangedInputError(f"the target changed its input `{name}` (S17)")
+            raise ChangedInputError(f"the target changed its input `{name}` (S17)")
     return results

@@ -43,3 +43,29 @@ def to_numpy(output: Any, what: str = "the output") -> Array:
     if hasattr(output, "shape") and hasattr(output, "dtype"):
         return np.asarray(output)
     raise TypeError(f"{what} must be an array; got {type(output).__name__}")
+
+
+def dtype_name(array: Any) -> str:
+    """Return the name of the dtype of an array of any framework, such as "bfloat16"."""
+    dtype = getattr(array, "dtype", None)
+    return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+
+
+def cast(framework: str, array: Any, dtype: str) -> Any:
+    """Return a framework's array in another dtype, differentiably."""
+    if framework == "torch":
+        import torch
+
+        return array.to(getattr(torch, dtype))
+    if framework == "tensorflow":
+        import tensorflow as tf
+
+        return tf.cast(array, dtype)
+    return array.astype(dtype)
+
+
+def jax_has_64_bit() -> bool:
+    """Say whether JAX keeps numbers of 64 bits."""
+    import jax
+
+    return bool(jax.dtypes.canonicalize_dtype(np.float64) == np.float64)
