@@ -45,7 +45,7 @@ def map_of(case: Case, result: Result, answer: Answer) -> CaseMap | None:
     """Cut the matrix with the largest error / bound out of a result; None where nothing could be compared."""
     if result.largest is None or answer.results is None:
         return None
-    name, index = result.largest.result, result.largest.index
+    name, index = result.largest.result, result.largest.place
     got, expected = np.asarray(answer.results[name], np.float64), np.asarray(case.expected[name], np.float64)
     bound = evaluation_of(case.id, PROFILES[result.profile]).bounds[name]
     ratios = signed_ratios(error_ratios(got, expected, bound), got, expected)

@@ -34,7 +34,8 @@ class Largest(NamedTuple):
 
     result: str
     """The name of the result that it stands in, such as `output`."""
-    index: tuple[int, ...]
+    place: tuple[int, ...]
+    """Its indices."""
     got: float
     expected: float
     bound: float
@@ -73,8 +74,8 @@ class Result:
 
     def to_data(self) -> dict[str, Any]:
         """Return it as plain data for JSON, where NaN and infinity are strings."""
-        data = {one.name: getattr(self, one.name) for one in fields(self)}
-        return plain(data | {"largest": None if self.largest is None else self.largest._asdict()})
+        data = {one.name: plain(getattr(self, one.name)) for one in fields(self)}
+        return data | {"largest": None if self.largest is None else plain(self.largest._asdict())}
 
 
 class CaseMap(NamedTuple):
