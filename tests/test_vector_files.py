@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -55,8 +56,9 @@ def test_every_payload_has_its_hash() -> None:
         assert hashlib.sha256((VECTORS / item["payload"]).read_bytes()).hexdigest() == item["sha256"], item["id"]
 
 
-def test_all_vectors_together_take_at_most_eight_mebibytes() -> None:
-    assert sum(path.stat().st_size for path in VECTORS.iterdir()) <= 8 * 2**20
+def test_all_vectors_together_take_at_most_seven_mebibytes_of_a_wheel() -> None:
+    """A wheel is compressed, and holds at most 8 MiB (test_packaging): one is left for everything else."""
+    assert sum(len(zlib.compress(path.read_bytes())) for path in VECTORS.iterdir()) <= 7 * 2**20
 
 
 def test_no_file_is_a_pickle() -> None:
@@ -93,26 +95,26 @@ IN_DTYPES: dict[str, tuple[str, str]] = {
     "sinusoidal_positions": (EVERY, ""),
     "hard_attention": ("float64 float32 bfloat16", "float64"),
     "additive_attention": ("float64 float32 bfloat16", "float64"),
-    "bilinear_attention": ("float32", "float64"),
+    "bilinear_attention": ("float32 bfloat16", "float64"),
     "cosine_attention": ("float32 bfloat16", "float64"),
-    "attention_gate": ("float32", "float64"),
+    "attention_gate": ("float32 bfloat16", "float64"),
     "gated_input": ("float32 bfloat16", "float64"),
     "gated_attention": ("float32", "float64"),
     "gated_attention_cell": ("float64 float32 bfloat16", "float64"),
     "layer_norm": ("float32 bfloat16", "float64 float32"),
     "feed_forward": ("float32 bfloat16", "float64"),
     "encoder_layer": ("float64 float32 bfloat16", "float64 float32"),
-    "encoder": ("float32", "float64"),
-    "decoder_layer": ("float32", "float64"),
+    "encoder": ("float32 bfloat16", "float64"),
+    "decoder_layer": ("float32 bfloat16", "float64"),
     "decoder": ("float32", "float64"),
-    "embedding": ("float32", "float64"),
-    "add_sinusoidal_positions": ("float32", ""),
-    "add_learned_positions": ("float32", "float64"),
+    "embedding": ("float32 bfloat16", "float64"),
+    "add_sinusoidal_positions": ("float32 bfloat16", ""),
+    "add_learned_positions": ("float32 bfloat16", "float64"),
     "mean_pooling": ("float32 bfloat16", "float64"),
-    "text_encoder": ("float32", "float64"),
+    "text_encoder": ("float32 bfloat16", "float64"),
     "sequence_classifier": ("float32 bfloat16", "float64"),
-    "transformer": ("float32", "float64"),
-    "cached_multi_head_attention": ("float32", ""),
+    "transformer": ("float32 bfloat16", "float64"),
+    "cached_multi_head_attention": ("float32 bfloat16", ""),
 }
 """The dtypes that hold each operation, forward and backward."""
 
@@ -149,12 +151,11 @@ def test_other_operations_have_few_shapes(operation: str, dtype: str) -> None:
 
 
 CORE_CLAUSES = [f"S{n}" for n in (*range(1, 19), 21, 22)]
-IN_BFLOAT16 = [f"S{n}" for n in (20, 23, 25, 26, 28, 29, 30, 31, 34, 35)]
-NOT_IN_HALF = [f"S{n}" for n in (24, 27, 32, 33, 36, 37)]
+IN_BFLOAT16 = [f"S{n}" for n in (20, *range(23, 38)) if n != 27]
 CLAUSES: dict[str, set[str]] = {
     **{clause: set(DTYPES) for clause in CORE_CLAUSES},
     **{clause: {"float64", "float32", "bfloat16"} for clause in IN_BFLOAT16},
-    **{clause: {"float64", "float32"} for clause in NOT_IN_HALF},
+    "S27": {"float64", "float32"},
 }
 """Every clause that vectors hold (S19, errors, is held by tests), and the dtypes of its vectors."""
 
@@ -362,6 +363,47 @@ def test_twins_differ_in_their_inputs_and_not_in_what_is_expected(case: Case) ->
     assert changed <= {"query", "key", "value", "outputs"}
 
 
+# Levels: core is what everybody should pass.
+
+
+@each_case
+def test_what_only_tiles_or_rare_sizes_get_wrong_is_extended(case: Case) -> None:
+    is_rare = "tile" in case.features or (case.operation == "dot_product_attention" and _is_of_a_rare_size(case))
+    assert case.level == ("extended" if is_rare else "core")
+
+
+def _is_of_a_rare_size(case: Case) -> bool:
+    queries, (_, value_dim) = case.tensors["query"].shape[-2], case.tensors["value"].shape[-2:]
+    return queries == 0 or value_dim > case.tensors["query"].shape[-1]
+
+
+@pytest.mark.parametrize("tile", [16, 32, 64, 128])
+def test_needles_stand_at_the_last_keys_of_every_tile_and_the_first_of_the_next(tile: int) -> None:
+    (case,) = (case for case in CASES if case.id == "needle-tiles-float32")
+    query, key = (case.tensors[name].astype(np.float64) for name in ("query", "key"))
+    largest = set((query @ key.mT).argmax(axis=-1).ravel().tolist())
+    assert {tile - 2, tile - 1, tile} <= largest
+
+
+def test_lengths_stand_around_every_tile() -> None:
+    (case,) = (case for case in CASES if case.id == "needle-lengths-tiles-float32")
+    assert case.options["mask"]["lengths"] == [15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129]
+
+
+def test_products_exceed_float16_where_a_vector_says_so() -> None:
+    (case,) = (case for case in CASES if case.id == "range-float16-scores-float16")
+    query, key = case.tensors["query"].astype(np.float64), case.tensors["key"].astype(np.float64).repeat(3, axis=-3)
+    products = query @ key.mT
+    assert float(np.abs(products).max()) > 2 * 65504
+    assert float(np.abs(case.options["scale"] * products).max()) < 20
+
+
+def test_weights_that_are_one_copy_values_to_the_bit() -> None:
+    (case,) = (case for case in CASES if case.id == "exact-one-hot-float32")
+    values = {row.tobytes() for row in case.tensors["value"].reshape(-1, 5)}
+    assert {row.astype(np.float32).tobytes() for row in case.expected["output"].reshape(-1, 5)} <= values
+
+
 # What each vector must be able to do.
 
 
@@ -439,6 +481,8 @@ def test_undecided_cheats_stay_rare() -> None:
     assert {item["id"].rsplit("-", 1)[0] for item in MANIFEST["cases"] if item["undecided"]} == {
         "one-key",
         "no-keys",
+        "no-queries",
+        "value-constant",
         "window-self",
     }
 
@@ -481,6 +525,6 @@ def _id(item: dict[str, Any]) -> str:
 
 
 def _filled(item: dict[str, Any]) -> dict[str, Any]:
-    """Say what the oldest entries, from before there were gradients, sinks and dropout, leave out."""
+    """Say what older entries leave out, from before there were gradients, sinks, dropout and faults to be caught."""
     options = {"sinks": False, "dropout": None, **item["options"]}
-    return {"direction": "forward", **item, "options": options}
+    return {"direction": "forward", "catches": [], **item, "options": options}

@@ -64,9 +64,9 @@ def test_no_correct_variant_is_rejected(variant: str, dtype: str) -> None:
     report = report_of(variant, dtype)
     report.raise_if_failed()
     undecided = [result.case for result in report.results if result.status is Status.UNSUPPORTED]
-    # Logits of a thousand in half precision: nothing can be said, and the report says so.
-    expected = {f"range-large-{dtype}", f"range-negative-{dtype}"} if variant.startswith("eager") else set()
-    assert set(undecided) <= expected
+    # Logits of a thousand in half precision, products beyond float16: nothing can be said, and the report says so.
+    unknown = {f"range-large-{dtype}", f"range-negative-{dtype}", "range-float16-scores-float16"}
+    assert set(undecided) <= (unknown if variant.startswith("eager") else set())
 
 
 def test_distribution_of_correct_variants() -> None:

@@ -12,7 +12,7 @@ from .composed_operations import Composed
 from .derivatives import evaluate_backward
 from .operation import Evaluation
 from .operations import OPERATIONS
-from .profiles import Profile
+from .profiles import FP32, Profile
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -39,7 +39,29 @@ def evaluate(case: Case, profile: Profile) -> Evaluation:
     """Compute the bounds of a case under a profile, around its frozen results."""
     if case.direction == "backward":
         return evaluate_backward(case.operation, case.tensors, case.call_options(), case.cotangents(), profile)
-    return OPERATIONS[case.operation].evaluate(case.tensors, case.call_options(), profile)
+    evaluation = OPERATIONS[case.operation].evaluate(case.tensors, case.call_options(), profile)
+    return (
+        evaluation._replace(bounds=_no_bounds(evaluation)) if _may_overflow(case, profile, evaluation) else evaluation
+    )
+
+
+_LARGEST_FLOAT16 = 65504.0
+
+
+def _may_overflow(case: Case, profile: Profile, evaluation: Evaluation) -> bool:
+    """Say whether products of query and key exceed float16 where the profile stores them in it before the scale.
+
+    What comes of that is infinity, and right for such a profile: no bound can be said.
+    """
+    scale = case.options["scale"]
+    if profile.dtype != "float16" or profile.scores <= FP32 or not scale or evaluation.stages is None:
+        return False
+    seen = evaluation.stages.scores[np.isfinite(evaluation.stages.logits)]
+    return bool(np.abs(seen).max(initial=0.0) > _LARGEST_FLOAT16 * abs(scale))
+
+
+def _no_bounds(evaluation: Evaluation) -> dict[str, Array]:
+    return {name: np.full_like(bound, np.inf) for name, bound in evaluation.bounds.items()}
 
 
 def decides(evaluation: Evaluation) -> bool:
@@ -123,6 +145,20 @@ def rejects(cheat: Cheat, case: Case, evaluation: Evaluation) -> bool | None:
     """Say whether a case rejects a cheat in one of its results; None where the cheat has no answer to it."""
     ratios = [largest_ratio(array, case.expected[name], evaluation.bounds[name]) for name, array in cheat(case).items()]
     return max(ratios) > 1 if ratios else None
+
+
+def why_not_admitted(case: Case, evaluation: Evaluation) -> str | None:
+    """Say why a vector may not judge, or None: it must decide, be finite, and reject every cheat that it can."""
+    if not decides(evaluation):
+        return "the bound is as large as half the range of the values"
+    finite = all(np.isfinite(array).all() for name, array in case.expected.items() if name != "logsumexp")
+    if not case.nonfinite and not finite:
+        return "the expected results are not finite"
+    for name, cheat in CHEATS.items():
+        rejected = rejects(cheat, case, evaluation)
+        if rejected is not None and rejected == (name in case.undecided):
+            return f"{name} is {'rejected, but declared undecided' if rejected else 'not rejected'}"
+    return None
 
 
 def _values(case: Case) -> Array:

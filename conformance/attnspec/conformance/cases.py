@@ -38,7 +38,12 @@ class Case(Call):
     nonfinite: bool
     """Whether NaN and Inf are expected, and then exactly where the expected output has them."""
     same_bits_as: str | None
-    """Another case whose results must be the same to the bit: it differs in unread entries only (S11)."""
+    """Another case whose results must be the same to the bit: it differs in unread entries only (S11), or in the order
+    of what is added, where sums are exact."""
+    catches: tuple[str, ...] = ()
+    """Planted faults that it catches with at least 4 times the bound."""
+    undecided: Mapping[str, str] = field(default_factory=dict)
+    """Cheats that it cannot reject, each with the reason."""
     results: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -165,6 +170,8 @@ def _load_case(folder: Path, entry: Mapping[str, Any]) -> Case:
         nonfinite=entry["nonfinite"],
         same_bits_as=entry["same_bits_as"],
         direction=entry.get("direction", "forward"),
+        catches=tuple(entry.get("catches", ())),
+        undecided=entry["undecided"],
     )
 
 

@@ -31,6 +31,10 @@ HEAD_DIM_ONE = Shape((2,), 2, 2, 5, 7, 1, 1)
 HEAD_DIM_EIGHTY = Shape((1,), 2, 2, 5, 7, 80, 80)
 NO_KEYS = Shape((2,), 3, 3, 5, 0, 4, 4)
 ONE_KEY = Shape((2,), 3, 3, 5, 1, 4, 4)
+EDGES = Shape((1,), 4, 1, 17, 129, 8, 3)
+TILE_LENGTHS = Shape((12,), 1, 1, 1, 129, 2, 1)
+VALUES_LARGER = Shape((1,), 1, 1, 3, 5, 96, 128)
+NO_QUERIES = Shape((2,), 3, 3, 0, 7, 5, 5)
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,10 @@ class Design:
     level: str = "core"
     nonfinite: bool = False
     twin: str | None = None
-    """Another design with the same seed, whose unread entries alone differ."""
+    """Another design with the same seed, whose results are the same to the bit."""
     undecided: dict[str, str] = field(default_factory=dict)
+    catches: tuple[str, ...] = ()
+    """The planted faults that each of its vectors must catch with at least 4 times the bound."""
 
 
 def visible_pairs_of(tensors: dict[str, Array], mask: Mask | None) -> Array:

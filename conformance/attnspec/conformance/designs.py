@@ -32,7 +32,9 @@ from .design import (
     Design,
     peaked_tensors,
 )
+from .designs_edges import edge_designs
 from .designs_gradients import gradient_designs
+from .designs_half import with_bfloat16
 from .designs_layers import layer_designs
 from .designs_masks import mask_designs, needle_designs, poison_designs
 from .designs_options import option_designs
@@ -43,7 +45,11 @@ from .recipes import Array, Shape, peaked, projections
 
 
 def designs() -> Iterator[Design]:
-    """Yield every design, in the order of the manifest."""
+    """Yield every design; the manifest has the oldest vectors first."""
+    yield from with_bfloat16(_designs())
+
+
+def _designs() -> Iterator[Design]:
     yield from _shapes()
     yield from mask_designs()
     yield from needle_designs()
@@ -58,6 +64,7 @@ def designs() -> Iterator[Design]:
     yield from gradient_designs()
     yield from similarity_designs()
     yield from layer_designs()
+    yield from edge_designs()
 
 
 def _shapes() -> Iterator[Design]:

@@ -81,6 +81,20 @@ def _edge(row: Array, *, inside: bool) -> int | None:
     return last + int(hidden[0])
 
 
+def pointed(rng: np.random.Generator, shape: Shape, targets: Array, strength: float = 6.0) -> dict[str, Array]:
+    """Point each head's queries at one key each: `targets` (heads, queries), for one element and one key/value head.
+
+    Keys that are targets are twice as long as the others, so that the needle's logit, `strength`, stands above a
+    background of about ±1, and its weight is a half or more among 129 keys.
+    """
+    tensors = peaked(rng, shape, spread=1.0)
+    key = tensors["key"][0, 0]
+    lengths = np.where(np.isin(np.arange(shape.keys), targets), 1.5, 0.75) * np.sqrt(shape.head_dim)
+    key *= (lengths / np.linalg.norm(key, axis=-1))[:, None]
+    query = strength * np.sqrt(shape.head_dim) * key[targets] / (lengths[targets] ** 2)[..., None]
+    return tensors | {"query": query[None] + 0.1 * tensors["query"]}
+
+
 def projections(rng: np.random.Generator, inputs: int, outputs: int) -> Array:
     """A weight matrix that keeps the size of what it multiplies."""
     return np.asarray(rng.standard_normal((inputs, outputs)) / np.sqrt(inputs))

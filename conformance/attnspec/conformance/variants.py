@@ -136,7 +136,7 @@ def padded_values(weights: Array, value: Array) -> Array:
 
 def chunked_queries(weights: Array, value: Array) -> Array:
     """Compute 3 queries at a time."""
-    rows = [weights[..., start : start + 3, :] @ value for start in range(0, weights.shape[-2], 3)]
+    rows = [weights[..., start : start + 3, :] @ value for start in range(0, max(weights.shape[-2], 1), 3)]
     return np.concatenate(rows, axis=-2)
 
 
