@@ -6,12 +6,11 @@ from html import escape
 
 from .attention_maps import printable
 from .results import Report
-from .verdicts import CONFORMS, DEVIATES, UNSUPPORTED, WARNS, status_of
+from .verdicts import CONFORMS, DEVIATES, UNSUPPORTED, WARNS, scope_of, status_of
 
 _COLOURS = {CONFORMS: "#1a7f37", WARNS: "#1a7f37", DEVIATES: "#c11f2d", UNSUPPORTED: "#5b636d"}
 _LETTER, _PADDING = 6.6, 12
 """The width of a letter of 11 pixels, about, and of what is left free beside the words."""
-_LONGEST = 40
 
 
 def render_badge(report: Report) -> str:
@@ -48,8 +47,7 @@ def verdict_of(report: Report) -> tuple[str, str]:
     if status == DEVIATES:
         failing = len(report.failures())
         return DEVIATES, f"deviates in {failing} of {_decided(report)} cases"
-    levels = " and ".join(dict.fromkeys(result.level for result in report.results))
-    return status, f"conforms to {levels}"[:_LONGEST]
+    return status, f"conforms to {scope_of(report.results)}"
 
 
 def _decided(report: Report) -> int:

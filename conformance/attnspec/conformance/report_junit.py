@@ -18,8 +18,8 @@ _FAILURES = (Status.FAIL, Status.NONDETERMINISTIC)
 def render_junit(report: Report) -> str:
     """Write a report as JUnit XML.
 
-    A case that fails is a `failure`, one that raised, crashed or timed out an `error`, an unsupported one `skipped`. What
-    is required and not installed is an error of the suite `attnspec`.
+    A case that fails is a `failure`, one that raised, crashed or timed out an `error`, an unsupported one `skipped`.
+    What is required and not installed is an error of the suite `attnspec`.
     """
     root = ElementTree.Element("testsuites", name="attnspec")
     for target in report.targets():

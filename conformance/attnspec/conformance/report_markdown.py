@@ -9,7 +9,7 @@ from .attention_maps import printable
 from .case_facts import clause_order, title_of
 from .results import Diagnosis, Report, Result
 from .tables import show_ratio
-from .verdicts import CONFORMS, DEVIATES, UNSUPPORTED, WARNS, capabilities, status_of, summary_line
+from .verdicts import CONFORMS, DEVIATES, UNSUPPORTED, WARNS, status_of, summary_line
 
 SIGNS = {CONFORMS: "✓", WARNS: "(✓)", DEVIATES: "✗", UNSUPPORTED: "–"}
 
@@ -26,7 +26,8 @@ def _lines(report: Report) -> Iterator[str]:
     yield "# attnspec verify"
     yield ""
     for target in report.targets():
-        yield f"- {'❌' if any(one.is_failure for one in report.select(target)) else '✅'} {_escape(summary_line(report, target))}"
+        mark = "❌" if any(result.is_failure for result in report.select(target)) else "✅"
+        yield f"- {mark} {_escape(summary_line(report, target))}"
     for sentence in report.missing:
         yield f"- ❌ {_escape(sentence)}"
     if not report.results:
@@ -107,7 +108,7 @@ def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
 def _made_with(report: Report) -> Iterator[str]:
     for run in report.runs:
         versions = ", ".join(f"{name} {version}" for name, version in run.versions.items() if name not in run.targets)
-        yield f"Made with {_escape(versions)}, vectors {_escape(report.suite)}, on {_escape(run.machine)}, {_escape(run.time)}."
+        yield _escape(f"Made with {versions}, vectors {report.suite}, on {run.machine}, {run.time}.")
 
 
 def _escape(text: str) -> str:

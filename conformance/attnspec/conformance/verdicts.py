@@ -109,7 +109,7 @@ def summary_line(report: Report, target: str) -> str:
     by_dtype: dict[str, list[Result]] = {dtype: [] for dtype in DTYPES}
     for result in decided:
         by_dtype.setdefault(result.dtype, []).append(result)
-    parts = [_conforming({dtype: found for dtype, found in by_dtype.items() if found}, _scope(results))]
+    parts = [_conforming({dtype: found for dtype, found in by_dtype.items() if found}, scope_of(results))]
     failing = [result for result in decided if result.is_failure and not _is_coarse(by_dtype[result.dtype])]
     deviations = list(_deviations(report, target, [result for result in failing if result.status not in _TROUBLE]))
     if deviations:
@@ -133,7 +133,7 @@ def _name(report: Report, target: str) -> str:
     return f"{target} {found[0]}" if found else target
 
 
-def _scope(results: Sequence[Result]) -> str:
+def scope_of(results: Sequence[Result]) -> str:
     """Name the levels that were run, or how much of them was."""
     levels = list(dict.fromkeys(result.level for result in results))
     dtypes, directions = {result.dtype for result in results}, {result.direction for result in results}
