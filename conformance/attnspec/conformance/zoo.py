@@ -97,7 +97,9 @@ def zoo_variants() -> tuple[ZooVariant, ...]:
         ZooVariant(each.name, dict.fromkeys(ATTENTIONS, each.attention), declared(each.profiles)) for each in variants()
     )
     layers = (
-        ZooVariant(f"layers/{each.name}", {name: getattr(each.operations, name) for name in BODIES}, declared(each.profiles))
+        ZooVariant(
+            f"layers/{each.name}", {name: getattr(each.operations, name) for name in BODIES}, declared(each.profiles)
+        )
         for each in layer_variants()
     )
     return (*attention, *layers)
@@ -106,12 +108,30 @@ def zoo_variants() -> tuple[ZooVariant, ...]:
 def run_function(function: Callable[..., Any], call: Call) -> dict[str, Array]:
     """Call an implementation of a call's operation with the call's tensors; return its results by name."""
     if call.operation in ATTENTIONS:
-        return CallableTarget("an attention", function).run(call, dict(call.tensors))
+        output, level = function(*(call.tensors[name] for name in _QKV), **_keywords(call))
+        return {"output": output, "logsumexp": level} if "logsumexp" in call.results else {"output": output}
     module = SimpleNamespace(**{call.operation: function})
     returned = OPERATIONS[call.operation].call(module, dict(call.tensors), call.call_options())
     return {name: np.asarray(result) for name, result in results_of(returned).items()}
 
 
+_QKV = ("query", "key", "value")
+
+
+@functools.lru_cache(maxsize=64)
+def _keywords(call: Call) -> dict[str, Any]:
+    """Say a call's options by the keywords that an attention of the zoo takes: the same for all of them."""
+    found: dict[str, Any] = {}
+
+    def attention(*tensors: Array, **keywords: Any) -> tuple[Array, Array]:
+        found.update(keywords)
+        return tensors[0], tensors[1]
+
+    CallableTarget("an attention", attention).run(call, dict(call.tensors))
+    return found
+
+
+@functools.lru_cache(maxsize=64)
 def in_dtype(call: Call, dtype: str) -> Call:
     """Return a call with its floating tensors in another dtype."""
     floating = set(DTYPES.values())

@@ -1,0 +1,271 @@
+"""Diagnosis: when a target fails, what the likely cause is.
+
+The target's answers to its failing cases are compared with what known causes would have answered: the faults of the
+zoo, the conventions, and what wrong results say of themselves. A cause explains a case if the answer is within the
+bound around the cause's (`causes`), and at least twice as near to it as to the right one. The cause that explains most
+is named first; what remains is explained by the next, by two together, or by nothing: that is said too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from .admission import error_ratios
+from .answers import Answer
+from .calls import Array
+from .cases import Case, shipped_cases
+from .causes import Cause, Claim, answer, claims, distance, is_near, known_causes, parts_of_pairs, together
+from .operation import Evaluation
+from .profiles import Profile, profile_for
+from .signatures import Signature, is_within, signatures
+from .zoo import case_of, evaluation_of
+
+SAMPLE, ROUNDS = 8, 12
+"""How many unexplained cases are looked at in a round, and how many rounds there are."""
+WITNESSES = 600
+"""How many cases that passed are asked whether a cause would be seen there."""
+UNKNOWN = "unknown"
+
+
+class Diagnosis(NamedTuple):
+    """What is behind some of the failing cases of a target."""
+
+    target: str
+    cause: str
+    """The name of a fault, a convention or a signature, two of them joined by +, or `unknown`."""
+    explanation: str
+    """A sentence: on how many of the failing cases the output equals what."""
+    clause: str | None
+    """The clause that the cause breaks."""
+    cases: tuple[str, ...]
+    """The failing cases that it explains."""
+    failing: int
+    """How many cases of the target failed with results."""
+    ratio: float | None
+    """The largest distance from the cause over its bound, at most 1; None where there is none to measure."""
+    reproducer: str | None
+    """A runnable snippet of the smallest failing call, where one was asked for."""
+
+
+class Failure(NamedTuple):
+    """One failing case: what was asked, what came, and how far it may be off."""
+
+    case: Case
+    found: dict[str, Array]
+    evaluation: Evaluation
+    profile: Profile
+
+
+class Found(NamedTuple):
+    """A cause, and the distance of each case that it explains."""
+
+    cause: str
+    says: str
+    clause: str | None
+    ratios: dict[str, float | None]
+    rank: tuple[int, int]
+    """Of two that explain as much, the smaller is meant: faults and conventions before signatures."""
+    parts: Cause | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """The largest distance."""
+        known = [ratio for ratio in self.ratios.values() if ratio is not None]
+        return max(known) if known else None
+
+
+def diagnose(
+    target: str,
+    failures: Mapping[str, Answer],
+    *,
+    passed: Collection[str] | None = None,
+    profiles: Mapping[str, str] | None = None,
+    reproduce: Callable[[Case], str | None] | None = None,
+) -> tuple[Diagnosis, ...]:
+    """Name what is behind the failures of a target, the cause that explains most cases first.
+
+    Args:
+        target: its name.
+        failures: the answers to the failing cases by the case's id; those without results are left out.
+        passed: cases that passed: of two causes that explain as much, the one that deviates there is less likely. None:
+            those like the failing ones that did not fail.
+        profiles: the arithmetic that the target declares, by dtype.
+        reproduce: makes a runnable snippet of the smallest case that a cause explains.
+    """
+    chosen = [_failure(name, each, profiles or {}) for name, each in failures.items() if each.results is not None]
+    remaining = {each.case.id: each for each in chosen}
+    witnesses = _witnesses(chosen, passed)
+    found: list[Found] = []
+    unknown: dict[str, Failure] = {}
+    for _ in range(ROUNDS):
+        if not remaining:
+            break
+        sample = _sample(remaining.values())
+        best = _best(sample, remaining, witnesses)
+        if best is None:
+            for failure in sample:
+                unknown[failure.case.id] = remaining.pop(failure.case.id)
+            continue
+        found.append(best)
+        for pool in (remaining, unknown):  # a later cause may be behind what an earlier sample left unknown
+            for name in best.ratios:
+                pool.pop(name, None)
+    unknown |= remaining
+    if unknown:
+        found.append(Found(UNKNOWN, _words_on_unknown(unknown), None, dict.fromkeys(unknown), (9, 0)))
+    found.sort(key=lambda each: -len(each.ratios))
+    return tuple(_diagnosis(target, each, len(chosen), reproduce) for each in found)
+
+
+def _failure(name: str, given: Answer, profiles: Mapping[str, str]) -> Failure:
+    case = case_of(name)
+    profile = profile_for(case.dtype, None, profiles)
+    return Failure(case, given.results or {}, evaluation_of(name, profile), profile)
+
+
+def _witnesses(failures: list[Failure], passed: Collection[str] | None) -> list[Case]:
+    if passed is not None:
+        return [case_of(name) for name in sorted(passed)]
+    failed = {each.case.id for each in failures}
+    kinds = {(each.case.operation, each.case.dtype, each.case.direction) for each in failures}
+    return [
+        case
+        for case in shipped_cases()
+        if case.id not in failed and (case.operation, case.dtype, case.direction) in kinds
+    ]
+
+
+def _sample(failures: Iterable[Failure]) -> list[Failure]:
+    """Choose cases unlike each other, the exact and small ones first: there causes differ most from each other."""
+
+    def size(failure: Failure) -> tuple[int, int]:
+        elements = sum(tensor.size for tensor in failure.case.tensors.values())
+        return (("float32", "float64", "float16", "bfloat16").index(failure.case.dtype), elements)
+
+    chosen: dict[tuple[object, ...], Failure] = {}
+    ordered = sorted(failures, key=size)
+    for failure in ordered:
+        case = failure.case
+        chosen.setdefault((case.operation, case.direction, case.clauses, case.features), failure)
+    first = list(chosen.values())[:SAMPLE]
+    return first + [each for each in ordered if each not in first][: SAMPLE - len(first)]
+
+
+def _best(sample: list[Failure], remaining: Mapping[str, Failure], witnesses: list[Case]) -> Found | None:
+    """Return the cause that explains most of the remaining cases, of all that explain one of the sample."""
+    candidates = [*_known(sample, known_causes(), remaining), *_signed(sample, remaining)]
+    if not candidates:
+        candidates = _known(sample, _pairs(sample), remaining)
+    if not candidates:
+        return None
+    most = max(len(each.ratios) for each in candidates)
+    equals = [each for each in candidates if len(each.ratios) == most]
+    if len(equals) > 1 and witnesses:
+        against = {each.cause: _contradictions(each, witnesses) for each in equals}
+        equals.sort(key=lambda each: (against[each.cause], each.rank, each.ratio or 0.0))
+    else:
+        equals.sort(key=lambda each: (each.rank, each.ratio or 0.0))
+    return equals[0]
+
+
+def _known(sample: list[Failure], causes: Iterable[Cause], remaining: Mapping[str, Failure]) -> list[Found]:
+    found = []
+    for cause in causes:
+        if not any(explains(cause, failure) is not None for failure in sample):
+            continue
+        ratios = {name: explains(cause, failure) for name, failure in remaining.items()}
+        explained: dict[str, float | None] = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+        says = f"the output equals *{cause.name}*: {cause.says}"
+        found.append(Found(cause.name, says, cause.clause, explained, (0, len(cause.names)), cause))
+    return found
+
+
+def explains(cause: Cause, failure: Failure) -> float | None:
+    """Return how far an answer is from what a cause would answer, over the bound; None where it does not explain it."""
+    case, found = failure.case, failure.found
+    rough = answer(cause, case)
+    if rough is None or not is_near(found, rough, case.expected):
+        return None
+    for claimed in claims(cause, case, failure.evaluation, failure.profile):
+        ratio = distance(found, claimed)
+        if ratio <= 1 and distance(found, Claim(dict(case.expected), claimed.bounds)) > max(1.0, 2 * ratio):
+            return ratio
+    return None
+
+
+def _pairs(sample: list[Failure]) -> list[Cause]:
+    """Return the pairs of causes that both deviate on one of the first cases of a sample."""
+    pairs: dict[str, Cause] = {}
+    for failure in sample[:3]:
+        alone = [cause for cause in parts_of_pairs() if _deviates(cause, failure.case, failure.evaluation)]
+        for place, first in enumerate(alone):
+            for second in alone[place + 1 :]:
+                both = together(first, second)
+                if both is not None:
+                    pairs.setdefault(both.name, both)
+    return list(pairs.values())
+
+
+def _deviates(cause: Cause, case: Case, evaluation: Evaluation) -> bool:
+    """Say whether a cause would be seen on a case."""
+    results = answer(cause, case)
+    if results is None:
+        return False
+    return any(
+        name not in results
+        or results[name].shape != expected.shape
+        or float(error_ratios(results[name], expected, evaluation.bounds[name]).max(initial=0.0)) > 1
+        for name, expected in case.expected.items()
+    )
+
+
+def _contradictions(found: Found, witnesses: list[Case]) -> int:
+    """Count the cases that passed although the cause would have failed there."""
+    cause = found.parts
+    if cause is None:
+        return 0
+    operations = {case_of(name).operation for name in found.ratios}
+    asked = [case for case in witnesses if case.operation in operations][:WITNESSES]
+    return sum(_deviates(cause, case, evaluation_of(case.id, profile_for(case.dtype, None))) for case in asked)
+
+
+def _signed(sample: list[Failure], remaining: Mapping[str, Failure]) -> list[Found]:
+    if not any(_signatures_of(failure) for failure in sample):
+        return []
+    found: dict[str, Found] = {}
+    for name, failure in remaining.items():
+        for cause, says, clause, ratio, rank in _signatures_of(failure):
+            known = found.setdefault(cause, Found(cause, says, clause, {}, (1, rank)))
+            known.ratios[name] = ratio
+    return list(found.values())
+
+
+def _signatures_of(failure: Failure) -> list[Signature]:
+    case = failure.case
+    if is_within(case, failure.found, failure.evaluation):
+        words = "every number is right, but its bits differ from those of the same call, or of its twin"
+        return [Signature("other bits", words, "S11" if case.same_bits_as else "S17", None, 0)]
+    return signatures(case, failure.found, failure.evaluation, failure.profile)
+
+
+def _words_on_unknown(unknown: Mapping[str, Failure]) -> str:
+    shares = []
+    for failure in unknown.values():
+        for name, expected in failure.case.expected.items():
+            if name in failure.found and failure.found[name].shape == expected.shape and expected.size:
+                ratios = error_ratios(failure.found[name], expected, failure.evaluation.bounds[name])
+                shares.append(float((ratios > 1).mean()))
+    share = f"; {np.median(shares):.0%} of the elements are outside, in the median" if shares else ""
+    return f"no known cause gives this output{share}"
+
+
+def _diagnosis(target: str, found: Found, failing: int, reproduce: Callable[[Case], str | None] | None) -> Diagnosis:
+    cases = tuple(found.ratios)
+    ratio = f" (ratio {found.ratio:.2g})" if found.ratio is not None else ""
+    explanation = f"on {len(cases)} of {failing} failing cases {found.says}{ratio}"
+    smallest = min((case_of(name) for name in cases), key=lambda case: sum(t.size for t in case.tensors.values()))
+    snippet = None if reproduce is None else reproduce(smallest)
+    return Diagnosis(target, found.cause, explanation, found.clause, cases, failing, found.ratio, snippet)
