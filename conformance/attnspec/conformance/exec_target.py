@@ -19,7 +19,7 @@ from .calls import DTYPES, Array, Call
 from .exec_process import Command, CommandEndedError
 from .operations import OPERATIONS
 from .protocol import Introduction, ProtocolError, arguments_of, introduction_of, options_needed, run_message
-from .targets import TargetError, UnsupportedCaseError
+from .target_protocol import ChangedInputError, TargetError, UnsupportedCaseError
 
 PREFIX = "exec:"
 
@@ -71,14 +71,17 @@ class ExecTarget:
         return f"the command takes no `{lacking[0]}`" if lacking else None
 
     def result_dtypes(self, call: Call) -> dict[str, tuple[np.dtype[Any], ...]]:
-        """Return the dtype of the call, at least float32 for partial results, a gradient's that of its tensor (S16)."""
+        """Return the dtype of the call (S16); partial results are at least float32, their output may be the call's.
+
+        A gradient has the dtype of what it belongs to.
+        """
         if call.direction == "backward":
             return {name: (call.tensors[name].dtype,) for name in call.results}
         if not OPERATIONS[call.operation].is_partial:
             return dict.fromkeys(call.results, (DTYPES[call.dtype],))
-        wide = DTYPES[accumulation_dtype(call.dtype)], DTYPES["float64"]
-        outputs = (DTYPES[call.dtype], *wide) if call.operation == "attention_with_logsumexp" else wide
-        return {name: tuple(dict.fromkeys(outputs if name == "output" else wide)) for name in call.results}
+        wide = tuple(dict.fromkeys((DTYPES[accumulation_dtype(call.dtype)], DTYPES["float64"])))
+        own = tuple(dict.fromkeys((DTYPES[call.dtype], *wide)))
+        return {name: own if name == "output" else wide for name in call.results}
 
     def run(self, call: Call, tensors: dict[str, Array]) -> dict[str, Array]:
         """Ask the command, which is started again if it ended or broke the protocol.
@@ -88,6 +91,7 @@ class ExecTarget:
             CommandEndedError: it ended.
             ProtocolError: it said or wrote something else than an answer.
             CommandError: it says that it failed.
+            ChangedInputError: it wrote into the file of its tensors.
         """
         if not self._command.is_running:
             self._introduction = self._start()
@@ -104,7 +108,7 @@ class ExecTarget:
             if answer["type"] == "error":
                 raise CommandError(answer["text"])
             if not given.is_file() or given.read_bytes() != payload:
-                raise ProtocolError("the command changed the file of its tensors (S17)")
+                raise ChangedInputError("the target changed the file of its tensors (S17)")
             results = self._read(wanted, call)
         return {name: _as_asked(name, result, call) for name, result in results.items()}
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from attnspec.contract import Bias, Mask
 from attnspec.contract.bias_json import bias_to_json
-from attnspec.contract.mask_json import mask_to_json
+from attnspec.contract.mask_json import mask_from_json, mask_to_json
 from attnspec.contract.masks import as_mask
 from attnspec.contract.options import Given
 from attnspec.reference.attention import prepare
@@ -206,7 +206,9 @@ def _as_tensor(array: Array) -> Array:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mask):
-        return mask_to_json(value)
+        data = mask_to_json(value)
+        mask_from_json(data)  # refuses a predicate: it has a name, but its function stays here
+        return data
     if isinstance(value, Bias):
         return bias_to_json(value)
     return list(value) if isinstance(value, tuple) else value
