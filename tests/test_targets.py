@@ -174,7 +174,7 @@ def test_callables(function: Callable[..., Any], name: str) -> None:
 REFUSED = {
     "unknown": (
         "tensorflo",
-        "^there is no target 'tensorflo': it must be one of reference, .*, or a folder of results; did you mean tensorflow",
+        "^there is no target 'tensorflo': it must be one of reference, .*, or a folder of results; did you mean tensor",
     ),
     "empty": ("", "^there is no target ''"),
     "unknown-native": ("torch.spda", "or a folder of results; did you mean torch.sdpa or .*[?]$"),
