@@ -16,20 +16,21 @@ from .judgement import Judge, evaluation_of, signed_ratios
 from .profiles import PROFILES
 from .results import CaseMap, Result, Status
 
-MOST_MAPS = 24
-"""So many maps are drawn of a target: the first case of each design that fails, then others, then warnings."""
+MOST_MAPS = 40
+"""So many maps are drawn of a target: one case of each design that fails, at float32 if there is one, then others, then
+warnings."""
 
 LONGEST = 48
 """Matrices with more rows or columns are cut to these around the worst element."""
 
-DIGITS = 4
+DIGITS = 3
 
 _WITH_WEIGHTS = ("dot_product_attention", "attention_with_logsumexp")
 
 
 def maps_of(judge: Judge, cases: Mapping[str, Case]) -> tuple[CaseMap, ...]:
     """Draw the cases that failed, or passed by little."""
-    kept = sorted(judge.kept.values(), key=lambda pair: pair[0].status is not Status.FAIL)
+    kept = sorted(judge.kept.values(), key=lambda pair: (pair[0].status is not Status.FAIL, pair[0].dtype != "float32"))
     designs: set[str] = set()
     first: list[tuple[Result, Answer]] = []
     others: list[tuple[Result, Answer]] = []

@@ -13,7 +13,7 @@ from .answers import Answer, same_bits
 from .calls import Array
 from .cases import Case, shipped_cases
 from .operation import Evaluation
-from .profiles import PROFILES, Profile, profile_for
+from .profiles import DEFAULT_PROFILES, PROFILES, Profile, profile_for
 from .results import Largest, Result, Status
 
 Verdict: TypeAlias = tuple[Status, float | None, str]
@@ -40,6 +40,8 @@ class Judge:
         self._answers: dict[str, Answer] = {}
         self.kept: dict[str, tuple[Result, Answer]] = {}
         """The results that fail or warn, with the answers that they judge, by case: for a diagnosis, and for maps."""
+        self.passed: list[str] = []
+        """The cases that pass."""
         self._bytes = 0
 
     @property
@@ -50,6 +52,10 @@ class Judge:
     def profile_of(self, case: Case) -> Profile:
         """Return the profile that a case is held to."""
         return profile_for(case.dtype, self._override, self._profiles)
+
+    def profiles(self) -> dict[str, str]:
+        """Return the profile that each dtype is held to."""
+        return {dtype: profile_for(dtype, self._override, self._profiles).name for dtype in DEFAULT_PROFILES}
 
     def missing_twin(self, case: Case) -> Case | None:
         """Return the case whose answer must be known before this one's can be judged, if it is not."""
@@ -91,6 +97,8 @@ class Judge:
         return result
 
     def _keep(self, result: Result, answer: Answer) -> None:
+        if result.status in (Status.PASS, Status.QUALITY_WARNING):
+            self.passed.append(result.case)
         if answer.results is None or result.status not in (Status.FAIL, Status.QUALITY_WARNING):
             return
         self._bytes += sum(array.nbytes for array in answer.results.values())

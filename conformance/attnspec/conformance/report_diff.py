@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from .results import Report, Result, Status, plain
-from .tables import show_ratio
+from .results import Report, Result, Status, plain, show_ratio
 
 GROWTH = 2.0
 """A ratio that grew by more than this factor got worse,"""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree  # only written here, never read
 
-from .results import Report, Result, Status
-from .tables import show_ratio
+from .results import Report, Result, Status, show_ratio
 from .verdicts import summary_line
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
-import importlib.util
 import json
 import os
 import platform
@@ -50,11 +49,12 @@ def _run(results: Sequence[Result], versions: Mapping[str, str]) -> Run:
 
 
 def _diagnose(judge: Judge) -> tuple[Diagnosis, ...]:
-    if not judge.failures or importlib.util.find_spec("attnspec.conformance.diagnosis") is None:
+    if not judge.failures:
         return ()
     from .diagnosis import diagnose  # here, because it loads every fault that is known
 
-    return tuple(diagnose(judge.target, judge.failures))
+    found = diagnose(judge.target, judge.failures, passed=judge.passed, profiles=judge.profiles())
+    return tuple(Diagnosis(*each) for each in found)
 
 
 @functools.cache

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from .attention_maps import printable
 from .case_facts import clause_order, title_of
-from .results import Diagnosis, Report, Result
-from .tables import show_ratio
+from .results import Diagnosis, Report, Result, show_ratio
 from .verdicts import CONFORMS, DEVIATES, UNSUPPORTED, WARNS, status_of, summary_line
 
 SIGNS = {CONFORMS: "✓", WARNS: "(✓)", DEVIATES: "✗", UNSUPPORTED: "–"}

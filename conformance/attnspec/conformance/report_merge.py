@@ -7,8 +7,7 @@ from itertools import chain
 from typing import TypeVar
 
 from .report_files import ReportError, versions_of_runs
-from .results import Report, Result
-from .tables import show_ratio
+from .results import Report, Result, show_ratio
 
 _Item = TypeVar("_Item")
 

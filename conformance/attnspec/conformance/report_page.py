@@ -18,8 +18,7 @@ from .attention_maps import printable
 from .calls import DTYPES
 from .case_facts import clause_order, known_cases, title_of
 from .report_badge import verdict_of
-from .results import Diagnosis, Largest, Report, Result, Status, plain
-from .tables import show_ratio
+from .results import Diagnosis, Largest, Report, Result, Status, plain, show_ratio
 from .verdicts import CONFORMS, DEVIATES, UNSUPPORTED, WARNS, status_of, summary_line
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -216,3 +216,10 @@ def plain(data: Any) -> Any:
     if isinstance(data, float) and not math.isfinite(data):
         return str(data)  # nan, inf or -inf, as float() reads them
     return data
+
+
+def show_ratio(ratio: float | None) -> str:
+    """Write a ratio with two or three digits that matter."""
+    if ratio is None:
+        return ""
+    return f"{ratio:.2f}" if ratio < 1000 else f"{ratio:.1e}"

@@ -10,7 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .report_diff import BETTER, WORSE, Difference
 from .results import Report, Result, Status
+from .results import show_ratio as show_ratio
+from .verdicts import conforms_simply, summary_line
+
+MOST_DIAGNOSES = 3
+"""So many causes are printed of a target."""
 
 FAILED = (Status.FAIL, Status.ERROR, Status.CRASH, Status.TIMEOUT, Status.NONDETERMINISTIC)
 
@@ -37,6 +43,59 @@ def print_report(console: Console, report: Report, *, failures: int) -> None:
     if len(groups) > failures:
         console.print(f"… and {len(groups) - failures} more designs that fail (--failures N shows more)")
     console.print(Text(_verdict(report), style="bold green" if report.conforms else "bold red"), soft_wrap=True)
+
+
+def show_report(report: Report, *, failures: int) -> None:
+    """Print everything that a person wants to know of a report on standard output."""
+    console = new_console()
+    print_report(console, report, failures=failures)
+    print_reasons(console, report)
+    print_diagnoses(console, report)
+    print_summaries(console, report)
+
+
+def print_diagnoses(console: Console, report: Report) -> None:
+    """Print what is likely wrong with each target, and a script that shows the first of it."""
+    for target in dict.fromkeys(diagnosis.target for diagnosis in report.diagnoses):
+        found = [diagnosis for diagnosis in report.diagnoses if diagnosis.target == target]
+        for diagnosis in found[:MOST_DIAGNOSES]:
+            clause = "" if diagnosis.clause is None else f" ({diagnosis.clause})"
+            explained = f"{len(diagnosis.cases)} of {diagnosis.failing} failing cases"
+            line = f"{target}: likely cause of {explained}: {diagnosis.cause}{clause}"
+            console.print(Text(line, style="bold"), soft_wrap=True)
+            console.print(Text(f"  {diagnosis.explanation}"), soft_wrap=True)
+        if len(found) > MOST_DIAGNOSES:
+            console.print(f"… and {len(found) - MOST_DIAGNOSES} more causes (--jsonl and --html hold all of them)")
+        script = next((diagnosis.reproducer for diagnosis in found if diagnosis.reproducer is not None), None)
+        if script is not None:
+            console.print(Text("\n".join(f"    {line}" for line in script.splitlines())), soft_wrap=True)
+
+
+def print_summaries(console: Console, report: Report) -> None:
+    """Print a line to quote for each target of which more is to say than that it conforms."""
+    for target in report.targets():
+        if not conforms_simply(report, target):
+            console.print(Text(summary_line(report, target)), soft_wrap=True)
+
+
+def print_difference(console: Console, difference: Difference, *, limit: int) -> None:
+    """Print what changed between two reports, what got worse first."""
+    for note in difference.notes:
+        console.print(Text(note, style="dim"), soft_wrap=True)
+    for kind, meaning in (WORSE | BETTER).items():
+        changes, style = difference.of(kind), "bold red" if kind in WORSE else "green"
+        if changes:
+            console.print(Text(f"{kind}: {len(changes)} ({meaning})", style=style), soft_wrap=True)
+        for change in changes[:limit]:
+            then = " → ".join(part for part in (change.before, change.after) if part)
+            message = f": {change.message}" if change.message and kind in WORSE else ""
+            console.print(Text(f"  {change.target} {change.case}: {then}{message}"), soft_wrap=True)
+        if len(changes) > limit:
+            console.print(f"  … and {len(changes) - limit} more (--limit N shows more)")
+    worse = sum(change.kind in WORSE for change in difference.changes)
+    better = len(difference.changes) - worse
+    line = f"{worse} worse, {better} better or new, {difference.same} as before"
+    console.print(Text(line, style="bold red" if worse else "bold green"))
 
 
 def _table(report: Report) -> Table:
@@ -106,13 +165,6 @@ def print_reasons(console: Console, report: Report) -> None:
             reasons[key] = reasons.get(key, 0) + 1
     for (target, reason), count in reasons.items():
         console.print(Text(f"{target}: {count} unsupported: {reason}", style="dim"), soft_wrap=True)
-
-
-def show_ratio(ratio: float | None) -> str:
-    """Write a ratio with two or three digits that matter."""
-    if ratio is None:
-        return ""
-    return f"{ratio:.2f}" if ratio < 1000 else f"{ratio:.1e}"
 
 
 def _number(count: int, style: str) -> Text:

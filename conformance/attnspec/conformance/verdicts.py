@@ -179,12 +179,13 @@ def _conforming(by_dtype: dict[str, list[Result]], scope: str) -> str:
 def _deviations(report: Report, target: str, failing: Sequence[Result]) -> Iterator[str]:
     """Yield each deviation: those that have a diagnosis first, then the clauses that explain the other failures."""
     names = {result.case for result in failing}
+    causes: dict[str, list[str]] = {}
     for diagnosis in report.diagnoses:
-        if diagnosis.target == target and diagnosis.clause is not None and diagnosis.ratio is not None:
-            named = f"{diagnosis.clause} ({diagnosis.cause})"
+        if diagnosis.target == target and diagnosis.clause is not None:
             if names & set(diagnosis.cases):
-                yield named
+                causes.setdefault(diagnosis.clause, []).append(diagnosis.cause)
             names -= set(diagnosis.cases)
+    yield from (f"{clause} ({', '.join(found)})" for clause, found in causes.items())
     decided = [result for result in report.select(target) if result.status is not Status.UNSUPPORTED]
     totals = Counter(clause for result in decided for clause in result.clauses)
     rest = [result for result in failing if result.case in names]

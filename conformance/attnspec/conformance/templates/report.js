@@ -88,7 +88,7 @@ function render() {
   if (state.case && found.length) {
     body.querySelector(".open").click();
   }
-  renderMatrix();
+  renderMatrix(state.case && found.length ? found[0].clauses : null);
 }
 
 function line(row) {
@@ -240,7 +240,7 @@ function mix(from, to, share) {
 
 // The matrix.
 
-function renderMatrix() {
+function renderMatrix(clauses) {
   const matrix = document.getElementById("matrix");
   for (const place of document.querySelectorAll("[data-target]")) {
     place.hidden = Boolean(state.target) && data.targets[place.dataset.target] !== state.target;
@@ -254,7 +254,8 @@ function renderMatrix() {
       cell.classList.toggle("dim", !fits);
       isSeen ||= fits && Boolean(cell.dataset.status) && !cell.closest("td").hidden;
     }
-    row.hidden = !isSeen || Boolean(state.clause && row.dataset.clause !== state.clause);
+    const isOther = state.clause && row.dataset.clause !== state.clause;
+    row.hidden = !isSeen || Boolean(isOther) || Boolean(clauses && !clauses.includes(row.dataset.clause));
   }
   const heads = [...matrix.querySelectorAll("thead th")];
   const failing = heads.reduce((all, head) => ({ ...all, [head.dataset.target]: Number(head.dataset.failing) }), {});
