@@ -14,7 +14,18 @@ import numpy as np
 import pytest
 
 from attnspec.conformance import cases as cases_module
-from attnspec.conformance.cases import VECTORS, VectorError, load_cases, load_manifest, shipped_cases
+from attnspec.conformance.cases import (
+    SCHEMA,
+    SUMS,
+    VECTORS,
+    VectorError,
+    check_sums,
+    load_cases,
+    load_manifest,
+    read_case,
+    shipped_cases,
+    sums_of,
+)
 from attnspec.conformance.command_line import main
 from attnspec.contract.tensor_files import write_tensors
 
@@ -46,8 +57,9 @@ class Folder:
         self.manifest = json.loads(json.dumps(self.manifest))
         for item in self.manifest["cases"]:
             shutil.copy(VECTORS / item["payload"], path)
-        shutil.copy(VECTORS / "manifest.schema.json", path)
+        shutil.copy(VECTORS / SCHEMA, path)
         self.write()
+        self.seal()
 
     @property
     def case(self) -> dict[str, Any]:
@@ -63,6 +75,13 @@ class Folder:
 
     def write(self) -> None:
         (self.path / "manifest.json").write_text(json.dumps(self.manifest), encoding="utf8")
+
+    def seal(self) -> None:
+        """Write the hashes of the manifest and the schema as they are now, so that what they say is read."""
+        if not (self.path / "manifest.json").exists():
+            return
+        described = {name: (self.path / name).read_bytes() for name in ("manifest.json", SCHEMA)}
+        (self.path / SUMS).write_text(sums_of(described), encoding="ascii")
 
     def write_payload(self, payload: bytes) -> None:
         self.payload.write_bytes(payload)
@@ -267,6 +286,61 @@ DAMAGES: dict[str, tuple[Callable[[Folder], Any], str]] = {
 }
 
 
+UNSEALED: dict[str, tuple[Callable[[Folder], Any], str]] = {
+    "changed-manifest": (
+        lambda f: (f.path / "manifest.json").write_text(json.dumps(f.manifest).replace("plain", "plein")),
+        r"manifest.json is truncated or was changed, or .*SHA256SUMS was: its sha256 is [0-9a-f]{12}…, SHA256SUMS says",
+    ),
+    "truncated-manifest": (
+        lambda f: (f.path / "manifest.json").write_text(json.dumps(f.manifest)[:-40]),
+        "manifest.json is truncated or was changed",
+    ),
+    "changed-schema": (
+        lambda f: (f.path / SCHEMA).write_text((f.path / SCHEMA).read_text().replace('"minItems": 1', '"minItems": 0')),
+        "manifest.schema.json is truncated or was changed, or .*SHA256SUMS was",
+    ),
+    "no-schema-at-all": (lambda f: (f.path / SCHEMA).unlink(), "manifest.schema.json cannot be read: No such file"),
+    "no-sums": (lambda f: (f.path / SUMS).unlink(), "SHA256SUMS cannot be read: No such file"),
+    "empty-sums": (
+        lambda f: (f.path / SUMS).write_text(""),
+        "SHA256SUMS is truncated or was changed: it must hold a line for manifest.json and one for manifest.schema",
+    ),
+    "sums-of-something-else": (
+        lambda f: (f.path / SUMS).write_text((f.path / SUMS).read_text().replace(" manifest.json", " manifest.jsan")),
+        "SHA256SUMS is truncated or was changed: it must hold a line",
+    ),
+}
+"""What the hashes of the manifest and the schema notice, before anybody reads what they say."""
+
+
+def flips_of(payload: bytes) -> Iterator[bytes]:
+    """Yield a payload with each single bit of it flipped."""
+    for place in range(8 * len(payload)):
+        yield payload[: place // 8] + bytes([payload[place // 8] ^ 1 << place % 8]) + payload[place // 8 + 1 :]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", SCHEMA, SUMS])
+def test_every_flipped_bit_of_what_describes_the_vectors_is_noticed(tmp_path: Path, name: str) -> None:
+    small = {"manifest.json": b'{"format": 1}', SCHEMA: b'{"type": "object"}'}
+    whole = {**small, SUMS: sums_of(small).encode()}
+    check_sums(tmp_path, whole)
+    for changed in flips_of(whole[name]):
+        with pytest.raises(VectorError, match="is truncated or was changed") as raised:
+            check_sums(tmp_path, {**whole, name: changed})
+        assert f"{tmp_path / name} " in str(raised.value)
+
+
+def test_every_flipped_bit_of_a_payload_is_noticed() -> None:
+    entry = min(MANIFEST["cases"], key=lambda item: (VECTORS / item["payload"]).stat().st_size)
+    path = VECTORS / entry["payload"]
+    payload = path.read_bytes()
+    assert read_case(entry, payload, path).id == entry["id"]
+    for changed in flips_of(payload):
+        with pytest.raises(VectorError) as raised:
+            read_case(entry, changed, path)
+        assert str(raised.value).startswith(f"vector {entry['id']}: {path} is truncated or was changed")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
@@ -290,16 +364,18 @@ def shipped_from(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], N
     shipped_cases.cache_clear()
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", DAMAGES | UNSEALED)
 def test_damage_is_one_clear_error(folder: Folder, damage: str, shipped_from: Callable[[Path], None]) -> None:
-    function, message = DAMAGES[damage]
+    function, message = (DAMAGES | UNSEALED)[damage]
     function(folder)
+    if damage in DAMAGES:
+        folder.seal()
     shipped_from(folder.path)
     with pytest.raises(VectorError, match=message):
         shipped_cases()
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", DAMAGES | UNSEALED)
 def test_damage_is_exit_code_2_and_one_line(
     folder: Folder,
     damage: str,
@@ -307,7 +383,9 @@ def test_damage_is_exit_code_2_and_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    DAMAGES[damage][0](folder)
+    (DAMAGES | UNSEALED)[damage][0](folder)
+    if damage in DAMAGES:
+        folder.seal()
     shipped_from(folder.path)
     monkeypatch.setattr(sys, "argv", ["attnspec", "verify", "reference"])
     with pytest.raises(SystemExit) as exit_:

@@ -82,7 +82,7 @@ class TestWheel:
         folder = "attnspec/conformance/vectors"
         manifest = load_manifest(ROOT / "conformance" / folder)
         payloads = {f"{folder}/{entry['payload']}" for entry in manifest["cases"]}
-        described = {f"{folder}/manifest.json", f"{folder}/manifest.schema.json"}
+        described = {f"{folder}/{name}" for name in ("manifest.json", "manifest.schema.json", "SHA256SUMS")}
         assert {name for name in contents if name.startswith(folder)} == payloads | described
 
     def test_holds_the_examples(self, contents: set[str]) -> None:

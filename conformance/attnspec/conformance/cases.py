@@ -19,6 +19,8 @@ from .calls import MASKS, Array, Call
 from .operations import OPERATIONS
 
 VECTORS = Path(__file__).parent / "vectors"
+MANIFEST, SCHEMA, SUMS = "manifest.json", "manifest.schema.json", "SHA256SUMS"
+"""What a folder of vectors holds beside its payloads; the last has the hashes of the others, as `sha256sum` has."""
 
 
 class VectorError(Exception):
@@ -71,17 +73,18 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     """Read a folder's manifest and check it against the schema."""
     import jsonschema  # here, because it is slow to import and the command line's help does not need it
 
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
+    if not path.exists():
+        raise VectorError(f"{folder} holds no vectors: there is no {MANIFEST}")
+    check_sums(folder)
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
-    except FileNotFoundError:
-        raise VectorError(f"{folder} holds no vectors: there is no manifest.json") from None
     except ValueError as error:
         raise VectorError(f"{path} is not valid JSON: {error}") from None
     try:
-        schema = json.loads((VECTORS / "manifest.schema.json").read_text(encoding="utf8"))
+        schema = json.loads((VECTORS / SCHEMA).read_text(encoding="utf8"))
     except (OSError, ValueError) as error:
-        raise VectorError(f"{VECTORS / 'manifest.schema.json'} cannot be read: {error}") from None
+        raise VectorError(f"{VECTORS / SCHEMA} cannot be read: {error}") from None
     misfit = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(manifest))
     if misfit is not None:
         raise VectorError(f"{path} does not fit its schema: {misfit.message} at {misfit.json_path}")
@@ -92,6 +95,43 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     for entry in manifest["cases"]:
         _check_entry(entry, identifiers)
     return manifest
+
+
+def sums_of(files: Mapping[str, bytes]) -> str:
+    """Return what SHA256SUMS must say: a line for the manifest, which has the payloads' hashes, and its schema."""
+    return "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in (MANIFEST, SCHEMA))
+
+
+def check_sums(folder: Path, files: Mapping[str, bytes] | None = None) -> None:
+    """Compare the manifest and the schema of a folder with SHA256SUMS: one bit of any of the three is noticed.
+
+    `files` are their bytes, where they are not those that lie in the folder.
+    """
+    files = described_by(folder) if files is None else files
+    path, expected = folder / SUMS, sums_of(files)
+    if files[SUMS] == expected.encode():
+        return
+    lines = files[SUMS].decode("ascii", "replace").splitlines()
+    for line in expected.splitlines():
+        digest, _, name = line.partition("  ")
+        said = [other.partition("  ")[0] for other in lines if other.endswith(f"  {name}")]
+        if len(lines) == 2 and len(said) == 1 and said[0] != digest:
+            raise VectorError(
+                f"{folder / name} is truncated or was changed, or {path} was: its sha256 is {digest[:12]}…, "
+                f"{SUMS} says {said[0][:12]}…"
+            )
+    raise VectorError(f"{path} is truncated or was changed: it must hold a line for {MANIFEST} and one for {SCHEMA}")
+
+
+def described_by(folder: Path) -> dict[str, bytes]:
+    """Read the files of a folder that describe its payloads."""
+    files = {}
+    for name in (MANIFEST, SCHEMA, SUMS):
+        try:
+            files[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise VectorError(f"{folder / name} cannot be read: {error.strerror}") from None
+    return files
 
 
 def _check_entry(entry: Mapping[str, Any], identifiers: Container[str]) -> None:
@@ -142,6 +182,11 @@ def _load_case(folder: Path, entry: Mapping[str, Any]) -> Case:
         payload = path.read_bytes()
     except OSError as error:
         raise VectorError(f"vector {entry['id']}: cannot read {path}: {error.strerror}") from None
+    return read_case(entry, payload, path)
+
+
+def read_case(entry: Mapping[str, Any], payload: bytes, path: Path) -> Case:
+    """Make a case of its entry in the manifest and the bytes of its payload, which must be as the entry says."""
     digest = hashlib.sha256(payload).hexdigest()
     if digest != entry["sha256"]:
         raise VectorError(

@@ -21,7 +21,7 @@ from attnspec.contract.mask_json import mask_to_json
 from attnspec.contract.tensor_files import write_tensors
 
 from .admission import evaluate, why_not_admitted
-from .cases import VECTORS, Case, load_cases, payload_of
+from .cases import MANIFEST, SCHEMA, SUMS, VECTORS, Case, load_cases, payload_of, sums_of
 from .design import Design
 from .designs import designs
 from .operations import OPERATIONS
@@ -35,7 +35,7 @@ GENERATOR_VERSION = 1
 
 def freeze(folder: Path = VECTORS) -> list[str]:
     """Add the vectors of every design that the folder does not hold yet; return their identifiers."""
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     manifest: dict[str, Any] = {"format": 1, "suite": "", "cases": []}
     if path.exists():
         manifest = json.loads(path.read_text(encoding="utf8"))
@@ -50,6 +50,9 @@ def freeze(folder: Path = VECTORS) -> list[str]:
                 added.append(entry["id"])
     manifest["suite"] = importlib.metadata.version("attnspec")
     path.write_text(_to_text(manifest), encoding="utf8")
+    (folder / SCHEMA).write_bytes((VECTORS / SCHEMA).read_bytes())
+    described = {name: (folder / name).read_bytes() for name in (MANIFEST, SCHEMA)}
+    (folder / SUMS).write_text(sums_of(described), encoding="ascii")
     load_cases(folder)
     return added
 
