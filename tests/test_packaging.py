@@ -75,7 +75,7 @@ class TestWheel:
 
     def test_every_part_is_typed(self, contents: set[str]) -> None:
         parts = {name.split("/")[1] for name in contents}
-        assert parts == {"contract", "reference", "torch", "tensorflow", "jax", "conformance"}
+        assert parts == {"contract", "reference", "torch", "tensorflow", "jax", "conformance", "pytest_plugin"}
         assert {f"attnspec/{part}/py.typed" for part in parts} <= contents
 
     def test_holds_every_vector(self, contents: set[str]) -> None:
