@@ -42,6 +42,7 @@ SOME = (
     *("causal-end", "softcap-bias", "sinks", "dropout", "poison-nan-lengths", "empty-lengths", "causal-rank-2"),
     *("rank-3", "causal-rank-5", "gradient-sinks", "gradient-dropout", "gradient-empty", "gradient-logsumexp"),
 )
+MASKS = ("true_attends", "true_is_ignored", "additive")
 CANNOT_HOLD = "the output is bfloat16, which cannot hold this case's cotangent in float32"
 
 

@@ -9,6 +9,8 @@ import click
 
 from .compare_command import compare_command
 from .report_command import report_command
+from .targets_command import targets_command
+from .vectors_command import vectors_command
 from .verify_command import verify_command
 
 WRONG_USAGE, HARNESS_FAILED = 2, 3
@@ -25,34 +27,17 @@ def group() -> None:
     attnspec compare FILE               your inputs on every framework
     attnspec targets                    what can be tested here
     attnspec report …                   reports of verify: shown, merged, compared
+    attnspec vectors …                  the vectors: listed, shown, exported, checked
 
     Exit codes: 0 conforms, 1 does not, 2 wrong usage or nothing ran, 3 the harness itself failed.
     """
 
 
-@group.command(name="targets")
-def list_targets() -> None:
-    """List what can be tested here, and what is missing."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from .backends import list_backends
-    from .tables import new_console
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("target", "import", "framework", "version"):
-        table.add_column(heading, no_wrap=True)
-    for backend in list_backends():
-        version = backend.version or f"not installed: {backend.install}"
-        table.add_row(backend.name, f"import {backend.module} as attn", backend.framework, version)
-    console = new_console()
-    console.print(table)
-    console.print("Any function is a target too: module:callable or path.py:callable.", soft_wrap=True)
-
-
 group.add_command(verify_command)
 group.add_command(compare_command)
 group.add_command(report_command)
+group.add_command(targets_command)
+group.add_command(vectors_command)
 
 
 def main() -> None:
