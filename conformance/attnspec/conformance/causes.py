@@ -173,7 +173,7 @@ def is_near(found: Mapping[str, Array], claimed: Mapping[str, Array], expected: 
 
 def together(first: Cause, second: Cause) -> Cause | None:
     """Return both causes as one, None where they cannot be in one implementation."""
-    if first.function is not None and second.function is not None:
+    if first.names == second.names or (first.function is not None and second.function is not None):
         return None
     if (first.function is not None and second.steps) or (second.function is not None and first.steps):
         return None
@@ -210,10 +210,8 @@ def known_causes() -> tuple[Cause, ...]:
 
 @functools.cache
 def parts_of_pairs() -> tuple[Cause, ...]:
-    """Return what pairs are made of: as calls where possible, which go with everything."""
-    calls = {convention.name: of_convention(convention) for convention in CONVENTIONS}
-    faults = {fault.name: _of_fault(fault) for fault in zoo_faults()}
-    return (*(cause for name, cause in faults.items() if name not in calls), *calls.values())
+    """Return what pairs are made of: every fault, and every convention also where a fault has its name."""
+    return (*map(_of_fault, zoo_faults()), *map(of_convention, CONVENTIONS))
 
 
 def of_convention(convention: Convention) -> Cause:

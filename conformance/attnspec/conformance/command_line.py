@@ -8,6 +8,7 @@ import traceback
 import click
 
 from .compare_command import compare_command
+from .faults_command import faults_command
 from .report_command import report_command
 from .targets_command import targets_command
 from .vectors_command import vectors_command
@@ -27,6 +28,7 @@ def group() -> None:
     attnspec compare FILE               your inputs on every framework
     attnspec targets                    what can be tested here
     attnspec report …                   reports of verify: shown, merged, compared
+    attnspec faults                     what the vectors catch: planted faults, and correct variants
     attnspec vectors …                  the vectors: listed, shown, exported, checked
 
     Exit codes: 0 conforms, 1 does not, 2 wrong usage or nothing ran, 3 the harness itself failed.
@@ -38,6 +40,7 @@ group.add_command(compare_command)
 group.add_command(report_command)
 group.add_command(targets_command)
 group.add_command(vectors_command)
+group.add_command(faults_command)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ is named first; what remains is explained by the next, by two together, or by no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +57,9 @@ class Failure(NamedTuple):
     found: dict[str, Array]
     evaluation: Evaluation
     profile: Profile
+    is_repeatable: bool
+    dtypes: Mapping[str, tuple[str, ...]]
+    """The dtypes that each result may have."""
 
 
 class Found(NamedTuple):
@@ -104,7 +107,7 @@ def diagnose(
         if not remaining:
             break
         sample = _sample(remaining.values())
-        best = _best(sample, remaining, witnesses)
+        best = _best(sample, remaining, witnesses, found)
         if best is None:
             for failure in sample:
                 unknown[failure.case.id] = remaining.pop(failure.case.id)
@@ -123,7 +126,8 @@ def diagnose(
 def _failure(name: str, given: Answer, profiles: Mapping[str, str]) -> Failure:
     case = case_of(name)
     profile = profile_for(case.dtype, None, profiles)
-    return Failure(case, given.results or {}, evaluation_of(name, profile), profile)
+    evaluation = evaluation_of(name, profile)
+    return Failure(case, given.results or {}, evaluation, profile, given.is_repeatable, given.dtypes)
 
 
 def _witnesses(failures: list[Failure], passed: Collection[str] | None) -> list[Case]:
@@ -154,9 +158,12 @@ def _sample(failures: Iterable[Failure]) -> list[Failure]:
     return first + [each for each in ordered if each not in first][: SAMPLE - len(first)]
 
 
-def _best(sample: list[Failure], remaining: Mapping[str, Failure], witnesses: list[Case]) -> Found | None:
+def _best(
+    sample: list[Failure], remaining: Mapping[str, Failure], witnesses: list[Case], found: Sequence[Found]
+) -> Found | None:
     """Return the cause that explains most of the remaining cases, of all that explain one of the sample."""
-    candidates = [*_known(sample, known_causes(), remaining), *_signed(sample, remaining)]
+    again = [each._replace(rank=(-1, 0)) for each in _known(sample, _of_found(found), remaining)]
+    candidates = [*again, *_known(sample, known_causes(), remaining), *_signed(sample, remaining)]
     if not candidates:
         candidates = _known(sample, _pairs(sample), remaining)
     if not candidates:
@@ -198,15 +205,28 @@ def explains(cause: Cause, failure: Failure) -> float | None:
 
 def _pairs(sample: list[Failure]) -> list[Cause]:
     """Return the pairs of causes that both deviate on one of the first cases of a sample."""
-    pairs: dict[str, Cause] = {}
+    pairs: dict[tuple[Cause, Cause], Cause] = {}
     for failure in sample[:3]:
         alone = [cause for cause in parts_of_pairs() if _deviates(cause, failure.case, failure.evaluation)]
-        for place, first in enumerate(alone):
-            for second in alone[place + 1 :]:
-                both = together(first, second)
-                if both is not None:
-                    pairs.setdefault(both.name, both)
+        pairs |= _combined(alone, alone)
     return list(pairs.values())
+
+
+def _combined(causes: Sequence[Cause], others: Sequence[Cause]) -> dict[tuple[Cause, Cause], Cause]:
+    pairs = {}
+    for place, first in enumerate(causes):
+        for second in others[place + 1 :] if others is causes else others:
+            both = together(first, second)
+            if both is not None:
+                pairs[first, second] = both
+    return pairs
+
+
+def _of_found(found: Sequence[Found]) -> list[Cause]:
+    """Return the pairs of causes that are found already: they are likelier than a third cause."""
+    names = {each.cause for each in found}
+    parts = [part for part in parts_of_pairs() if part.name in names]
+    return list(_combined(parts, parts).values())
 
 
 def _deviates(cause: Cause, case: Case, evaluation: Evaluation) -> bool:
@@ -245,6 +265,13 @@ def _signed(sample: list[Failure], remaining: Mapping[str, Failure]) -> list[Fou
 
 def _signatures_of(failure: Failure) -> list[Signature]:
     case = failure.case
+    if not failure.is_repeatable:
+        words = "the same call gave other results the second time: a state is kept, or it is random"
+        return [Signature("not repeatable", words, "S17", None, 0)]
+    for name in case.expected:
+        dtype = str(failure.found[name].dtype) if name in failure.found else ""
+        if dtype and dtype not in failure.dtypes.get(name, (dtype,)):
+            return [Signature(f"{dtype} returned", f"the {name} has the dtype {dtype}", "S16", None, 0)]
     if is_within(case, failure.found, failure.evaluation):
         words = "every number is right, but its bits differ from those of the same call, or of its twin"
         return [Signature("other bits", words, "S11" if case.same_bits_as else "S17", None, 0)]
