@@ -63,7 +63,9 @@ class FolderTarget:
             raise ValueError(f"{path}: {error}") from None
         unknown = sorted(results.keys() - set(call.results))
         if unknown:
-            raise ValueError(f"{path} holds {unknown[0]!r}; the results of this case are {', '.join(call.results)}")
+            raise ValueError(
+                f"{path} holds {unknown[0]!r}; the results of this case are {', '.join(sorted(call.results))}"
+            )
         return results
 
     def _path(self, call: Call) -> Path:
