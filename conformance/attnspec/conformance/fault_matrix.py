@@ -1,4 +1,4 @@
-"""The matrix of the zoo: which vectors catch each fault, by how much; how near correct variants come to their bounds."""
+"""The matrix of the zoo: which vectors catch each fault, by how much; how near correct variants come to the bounds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Caught(NamedTuple):
     dtype: str
     vectors: int
     """How many vectors of its operations there are."""
-    count: int
+    caught_by: int
     """How many catch it: an error above the bound."""
     best: str | None
     """The vector with the largest margin, None where there are no vectors."""
@@ -80,7 +80,7 @@ class Matrix(NamedTuple):
         parts = []
         for dtype in self.dtypes:
             here = [row.at(dtype) for row in self.faults]
-            robust, seen = sum(each.is_robust for each in here), sum(each.count > 0 for each in here)
+            robust, seen = sum(each.is_robust for each in here), sum(each.caught_by > 0 for each in here)
             parts.append(f"at {dtype} {robust} of {len(here)} ({seen} with any)")
         names = dict.fromkeys(row.variant for row in self.variants)
         tail = f"; correct variants rejected: {len(self.rejected)} of {len(names)}" if names else ""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .fault_matrix import FaultRow, Matrix
     from .zoo import ZooFault
 
+WIDTH = 160
+"""In columns, of the matrix in a pipe."""
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
@@ -76,19 +78,25 @@ def _print_matrix(console: Console, matrix: Matrix) -> None:
     from .fault_matrix import show_margin
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("fault", overflow="fold")
+    table.add_column("fault", no_wrap=True)
     table.add_column("clause")
-    table.add_column("visible with", overflow="fold")
+    table.add_column("visible with", overflow="fold", min_width=20)
     for dtype in matrix.dtypes:
         table.add_column(dtype, justify="right")
         table.add_column("margin", justify="right")
-        table.add_column("by", overflow="fold")
-    for row in matrix.faults:
+        table.add_column("best vector", overflow="fold")
+    families = [row.fault.family for row in matrix.faults]
+    for row, before in zip(matrix.faults, ["", *families], strict=False):
+        if row.fault.family != before:
+            table.add_section()
+            table.add_row(f"{row.fault.family}:")
         cells = []
         for caught in row.caught:
             best = (caught.best or "").removesuffix(f"-{caught.dtype}")
-            cells += [f"{caught.count}/{caught.vectors}", show_margin(caught.margin), best]
-        table.add_row(row.fault.name, row.fault.clause, row.fault.visible_when, *cells)
+            cells += [f"{caught.caught_by}/{caught.vectors}", show_margin(caught.margin), best]
+        table.add_row(f"  {row.fault.name.rpartition('/')[2]}", row.fault.clause, row.fault.visible_when, *cells)
+    if not console.is_terminal:
+        console.width = WIDTH
     console.print(table)
 
 
@@ -116,6 +124,6 @@ def _print_fault(console: Console, row: FaultRow) -> None:
     console.print(f"  visible with: {fault.visible_when}; seen in: {fault.seen_in}", soft_wrap=True)
     for caught in row.caught:
         found = {name: margin for name, margin in margins(fault, caught.dtype).items() if margin > 1}
-        console.print(f"  {caught.dtype}: caught by {caught.count} of {caught.vectors} vectors", soft_wrap=True)
+        console.print(f"  {caught.dtype}: caught by {caught.caught_by} of {caught.vectors} vectors", soft_wrap=True)
         for name in sorted(found, key=lambda name: -found[name]):
             console.print(f"    {show_margin(found[name]):>8}  {name}", soft_wrap=True)

@@ -181,7 +181,7 @@ def margins(fault: ZooFault, dtype: str) -> dict[str, float]:
     """Return, for each vector of a fault's operations in a dtype, the fault's largest error over the bound."""
     return {
         case.id: margin(run_function(fault.function, case), case, evaluation_of(case.id, default_profile(dtype)))
-        for operation in sorted(fault.operations)
+        for operation in sorted(fault.operations, reverse=True)
         for case in forward_cases(operation, dtype)
     }
 
