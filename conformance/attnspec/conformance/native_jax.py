@@ -15,22 +15,27 @@ from .native_target import NativeTarget, Question, Tensors, in_four_axes, with_h
 from .natives import NativeEntry
 
 
-class JaxTarget(NativeTarget):
-    """`jax.nn.dot_product_attention`.
-
-    No profile is declared: half precisions are multiplied into float32 (`preferred_element_type`) and exponentiated
-    there, and the weights are rounded once.
-    """
+class _JaxTarget(NativeTarget):
+    """The base: JAX's tensors, and its float64."""
 
     framework = "jax"
-    options = frozenset({"bias", "scale"})
-    keywords = ("causal_offset", "window", "key_lengths", "query_lengths")
 
     def unsupported(self, call: Call) -> str | None:
         """Say that JAX without 64-bit numbers has no float64, and what the function has no argument for."""
         if call.dtype == "float64" and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
             return "JAX runs without 64-bit numbers (jax_enable_x64)"
         return super().unsupported(call)
+
+
+class JaxTarget(_JaxTarget):
+    """`jax.nn.dot_product_attention`.
+
+    No profile is declared: half precisions are multiplied into float32 (`preferred_element_type`) and exponentiated
+    there, and the weights are rounded once.
+    """
+
+    options = frozenset({"bias", "scale"})
+    keywords = ("causal_offset", "window", "key_lengths", "query_lengths")
 
     def ask(self, call: Call, keywords: Any = None) -> Question:
         """Keep the causal flag only where it has one meaning; the window is around the query's own number."""
@@ -55,7 +60,8 @@ class JaxTarget(NativeTarget):
         left, right = said.get("window", (None, None))
         unbounded = max(int(question.sizes.query_length), int(question.sizes.key_length))
         window = tuple(unbounded if side is None else side for side in (left, right))
-        output = jax.nn.dot_product_attention(
+        attention: Any = jax.nn.dot_product_attention  # its overloads ask for a literal return_residual
+        output = attention(
             query,
             key,
             value,
@@ -66,23 +72,20 @@ class JaxTarget(NativeTarget):
             query_seq_lengths=_lengths(said.get("query_lengths"), question),
             key_value_seq_lengths=_lengths(said.get("key_lengths"), question),
             local_window_size=window if "window" in said else None,
-            return_residual="logsumexp" in question.call.results or question.call.operation != "dot_product_attention",
+            return_residual=question.call.operation == "attention_with_logsumexp",
         )
-        outer = question.call.tensors["query"].shape[:-1]
+        shape = question.output_shape
         if not isinstance(output, tuple):
-            return {"output": jnp.swapaxes(output, 1, 2).reshape(*outer, -1)}
-        both = (jnp.swapaxes(one, 1, 2) for one in output)
-        return {"output": next(both).reshape(*outer, -1), "logsumexp": next(both).reshape(outer)}
+            return {"output": jnp.swapaxes(output, 1, 2).reshape(shape)}
+        output, logsumexp = (jnp.swapaxes(one, 1, 2) for one in output)
+        return {"output": output.reshape(shape), "logsumexp": logsumexp.reshape(shape[:-1])}
 
 
-class FlaxTarget(NativeTarget):
+class FlaxTarget(_JaxTarget):
     """`flax.nnx.dot_product_attention`, which calls that of `jax.nn`: its arithmetic is the same."""
 
-    framework = "jax"
     options = frozenset({"bias"})
     keywords = ("causal_offset",)
-
-    unsupported = JaxTarget.unsupported  # type: ignore[assignment]
 
     def ask(self, call: Call, keywords: Any = None) -> Question:
         """Keep the causal flag only where it has one meaning."""
@@ -95,7 +98,9 @@ class FlaxTarget(NativeTarget):
     def attend(self, question: Question, tensors: Tensors) -> dict[str, Any]:
         """Call it with the lengths before the heads, and the batch axes as they are."""
         sizes = question.sizes
-        query, key, value = (jnp.swapaxes(with_heads(tensors[name], sizes), -3, -2) for name in ("query", "key", "value"))
+        query, key, value = (
+            jnp.swapaxes(with_heads(tensors[name], sizes), -3, -2) for name in ("query", "key", "value")
+        )
         mask = None if question.mask is None else with_heads(jnp.asarray(question.mask), sizes)
         bias = tensors.get("bias")
         if bias is not None and bias.ndim > 2:

@@ -49,6 +49,9 @@ class OnnxTarget(NativeTarget):
             inputs["attn_mask"] = _four(mask, sizes)
         lengths = question.keywords.get("key_lengths")
         if lengths is not None:
+            if mask is not None:  # from opset 24 on, a key axis that is too short is padded, not broadcast
+                whole = (*inputs["attn_mask"].shape[:-1], int(sizes.key_length))
+                inputs["attn_mask"] = np.ascontiguousarray(np.broadcast_to(inputs["attn_mask"], whole))
             inputs["nonpad_kv_seqlen"] = np.broadcast_to(lengths, sizes.batch).reshape(question.batch).astype(np.int64)
         attributes = {name: options[name] for name in ("scale", "softcap") if options.get(name) is not None}
         if "causal_offset" in question.keywords:

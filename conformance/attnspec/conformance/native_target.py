@@ -59,6 +59,11 @@ class Question(NamedTuple):
         return self.scale if self.scale is not None else 1.0 / math.sqrt(int(self.sizes.head_dim))
 
     @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of an attention's output."""
+        return (*self.call.tensors["query"].shape[:-1], int(self.sizes.value_dim))
+
+    @property
     def batch(self) -> int:
         """How many batch elements there are in all batch axes together."""
         return math.prod(int(size) for size in self.sizes.batch)
@@ -102,7 +107,8 @@ class NativeTarget:
         if call.options.get("dropout"):
             return f"{entry.function} draws its own dropout: it has no argument for what is kept"
         for option, words in _WORDS.items():
-            if call.options.get(option) not in (None, False) and option not in self.options:
+            given = call.options.get(option)
+            if given is not None and given is not False and option not in self.options:  # 0.0 is given, and == False
                 return f"{entry.function} has no {words.removeprefix('a ')}"
         return self.refuse(self.ask(call))
 
@@ -113,7 +119,11 @@ class NativeTarget:
         wide = tuple(dict.fromkeys((DTYPES[accumulation_dtype(call.dtype)], DTYPES["float64"])))
         own = DTYPES[call.dtype]
         return {
-            name: wide if name == "logsumexp" else tuple(dict.fromkeys((own, *wide))) if "logsumexp" in call.results else (own,)
+            name: wide
+            if name == "logsumexp"
+            else tuple(dict.fromkeys((own, *wide)))
+            if "logsumexp" in call.results
+            else (own,)
             for name in call.results
         }
 

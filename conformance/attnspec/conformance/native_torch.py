@@ -61,7 +61,9 @@ class SdpaTarget(NativeTarget):
                     enable_gqa=sizes.num_heads != sizes.num_kv_heads,
                 )
             except RuntimeError as error:
-                if self.backend is not None and ("No viable backend" in str(error) or "No available kernel" in str(error)):
+                if self.backend is not None and (
+                    "No viable backend" in str(error) or "No available kernel" in str(error)
+                ):
                     raise UnsupportedCaseError(f"PyTorch: {error}") from None
                 raise
         return {"output": output if sizes.has_heads else output.squeeze(-3)}
@@ -111,7 +113,7 @@ class LayerTarget(NativeTarget):
         heads = int(sizes.num_heads)
         if question.call.operation == "dot_product_attention":
             inputs = [_heads_together(_four(tensors[name], sizes)) for name in ("query", "key", "value")]
-            weights = identity_weights(question.call, torch.eye, inputs[0].dtype)
+            weights: Mapping[str, Any] = identity_weights(question.call, torch.eye, inputs[0].dtype)
         else:
             inputs = [tensors[name].reshape(-1, *tensors[name].shape[-2:]) for name in ("query", "key", "value")]
             weights = tensors
@@ -146,8 +148,8 @@ class LayerTarget(NativeTarget):
         )
         output = output.transpose(0, 1)
         if question.call.operation == "dot_product_attention":
-            output = output.reshape(output.shape[0], output.shape[1], heads, -1).transpose(1, 2)
-        return {"output": output.reshape(*question.call.tensors["query"].shape[:-1], -1)}
+            output = output.reshape(*output.shape[:-1], heads, int(sizes.head_dim)).transpose(1, 2)
+        return {"output": output.reshape(*question.call.tensors["query"].shape[:-1], output.shape[-1])}
 
 
 class FlexTarget(NativeTarget):
@@ -167,25 +169,31 @@ class FlexTarget(NativeTarget):
         shape = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
         block_mask = None
         if question.mask is not None:
-            visible = _four(torch.from_numpy(question.mask.copy()), sizes).expand(shape)
+            visible = _four(torch.from_numpy(question.mask.copy()), sizes).expand(shape).contiguous()
             block_mask = create_block_mask(lambda b, h, q, k: visible[b, h, q, k], *shape, device="cpu")
-        bias = tensors.get("bias")
-        bias = None if bias is None else _four(bias, sizes).expand(shape)
-        output, more = flex_attention(
+        # Tensors, and contiguous ones: numbers and strides are compiled in, and every new one would compile anew.
+        softcap, bias = question.call.options.get("softcap"), tensors.get("bias")
+        bias = None if bias is None else _four(bias, sizes).expand(shape).contiguous()
+        has_logsumexp = question.call.operation == "attention_with_logsumexp"
+        returned = flex_attention(
             query,
             key,
             value,
-            score_mod=_score_mod(question.call.options.get("softcap"), bias),
+            score_mod=_score_mod(None if softcap is None else torch.tensor(softcap, dtype=_working(query)), bias),
             block_mask=block_mask,
             scale=question.scale,
             enable_gqa=sizes.num_heads != sizes.num_kv_heads,
-            return_aux=AuxRequest(lse=True),
+            return_aux=AuxRequest(lse=True) if has_logsumexp else None,
         )
-        outer = question.call.tensors["query"].shape[:-1]
-        return {"output": output.reshape(*outer, -1), "logsumexp": more.lse.reshape(outer)}
+        outer = question.output_shape
+        if not isinstance(returned, tuple):
+            return {"output": returned.reshape(outer)}
+        output, more = returned
+        logsumexp: Any = more.lse  # None only where it is not asked for
+        return {"output": output.reshape(outer), "logsumexp": logsumexp.reshape(outer[:-1])}
 
 
-def _score_mod(softcap: float | None, bias: Tensor | None) -> Callable[..., Tensor] | None:
+def _score_mod(softcap: Tensor | None, bias: Tensor | None) -> Callable[..., Tensor] | None:
     """Say a softcap, then a bias, as one modification of a score."""
     if softcap is None and bias is None:
         return None
@@ -196,6 +204,11 @@ def _score_mod(softcap: float | None, bias: Tensor | None) -> Callable[..., Tens
         return score if bias is None else score + bias[b, h, q, k]
 
     return modify
+
+
+def _working(tensor: Tensor) -> torch.dtype:
+    """Return the precision of scores."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def added_mask(mask: Tensor | None, bias: Tensor | None) -> Tensor | None:

@@ -63,14 +63,14 @@ _SDPA = "torch.nn.functional.scaled_dot_product_attention"
 _SDPA_CONVENTIONS = (
     "(*batch, heads, length, size), as attnspec has it; a head axis of 1 where there is none",
     "grouped heads by enable_gqa=True",
-    "is_causal=True for a causal mask at offset 0 alone, which is how its documentation aligns it; anything else goes "
-    "into attn_mask, since is_causal excludes attn_mask",
+    "is_causal=True for a causal mask at offset 0 alone, which is how its documentation aligns it",
+    "anything else goes into attn_mask, since is_causal excludes attn_mask",
     _FOLDED,
 )
 _JAX_CONVENTIONS = (
     "(batch, length, heads, size): axes are moved, several batch axes become one",
-    "is_causal=True where there are as many queries as keys; how it is aligned otherwise is not documented, and such "
-    "masks go into mask",
+    "is_causal=True where there are as many queries as keys",
+    "how is_causal is aligned otherwise is not documented, and such masks go into mask",
 )
 _KERAS_LAYER = (
     "heads are further batch elements: the layer has none",
@@ -79,8 +79,8 @@ _KERAS_LAYER = (
 _ONNX_CONVENTIONS = (
     "a model of one node: opset 23, or opset 24 for nonpad_kv_seqlen",
     "four axes, (batch, heads, length, size): several batch axes become one",
-    "is_causal=1 for a causal mask at offset 0, which is its meaning without a cache; key lengths as "
-    "nonpad_kv_seqlen where nothing is causal",
+    "is_causal=1 for a causal mask at offset 0, which is its meaning without a cache",
+    "key lengths as nonpad_kv_seqlen where nothing is causal",
     _FOLDED,
 )
 
@@ -211,7 +211,8 @@ _ENTRIES = (
         True,
         (
             "(batch, length, size); weights with heads and sizes as two axes",
-            "use_causal_mask=True for a causal mask alone with as many queries as keys, anything else as attention_mask",
+            "use_causal_mask=True for a causal mask alone with as many queries as keys",
+            "anything else as attention_mask",
             _IDENTITY,
         ),
     ),
