@@ -83,7 +83,7 @@ class TestWheel:
         manifest = load_manifest(ROOT / "conformance" / folder)
         payloads = {f"{folder}/{entry['payload']}" for entry in manifest["cases"]}
         described = {f"{folder}/{name}" for name in ("manifest.json", "manifest.schema.json", "SHA256SUMS")}
-        assert {name for name in contents if name.startswith(folder)} == payloads | described
+        assert {name for name in contents if name.startswith(f"{folder}/")} == payloads | described
 
     def test_holds_the_examples(self, contents: set[str]) -> None:
         examples = {f"attnspec/conformance/examples/{name}" for name in ("fox.json", "minilm.safetensors")}

@@ -154,8 +154,8 @@ def _refusals(cases: Sequence[Case], evaluation_of: Callable[[str], Evaluation])
             yield f"{case.id}: {reason}"
 
 
-Margins = Iterable[tuple[str, str, float]]
-"""Fault, vector, and the fault's error over the bound."""
+Margins = Iterable[tuple[str, str, float] | str]
+"""Fault, vector, and the fault's error over the bound; or what kept it from being known."""
 
 
 def _of_names(cases: Sequence[Case], evaluation_of: Callable[[str], Evaluation]) -> Margins:
@@ -163,7 +163,7 @@ def _of_names(cases: Sequence[Case], evaluation_of: Callable[[str], Evaluation])
         try:
             margins = caught(case, evaluation_of(case.id))
         except ValueError as error:
-            yield str(error), case.id, 0.0
+            yield str(error)
             continue
         yield from ((name, case.id, found) for name, found in margins.items())
 
@@ -189,13 +189,15 @@ def _fits(case: Case, fault: ZooFault) -> bool:
 def _margins(check: str, what: str, margins: Margins) -> Finding:
     started = time.perf_counter()
     found = list(margins)
-    problems = tuple(
+    known = [each for each in found if not isinstance(each, str)]
+    problems = [each for each in found if isinstance(each, str)]
+    problems += [
         f"{fault}: {case} sees {margin:.3g} times the bound, and {ROBUST:g} are needed"
-        for fault, case, margin in found
+        for fault, case, margin in known
         if not margin >= ROBUST
-    )
-    smallest = min((margin for *_, margin in found), default=None)
-    return Finding(check, what, len(found), problems, _since(started), smallest)
+    ]
+    smallest = min((margin for *_, margin in known), default=None)
+    return Finding(check, what, len(found), tuple(problems), _since(started), smallest)
 
 
 def _timed(check: str, what: str, look: Callable[[], tuple[int, Iterable[str]]]) -> Finding:
