@@ -4,8 +4,8 @@
     def test_attention(attnspec_case):
         attnspec_case.check(my_attention)
 
-pytest imports this module in every test-suite of an environment that has attnspec. So it imports nothing but pytest: the
-vectors, and NumPy with them, are loaded where the marker is used, and no framework is loaded even there.
+pytest imports this module in every test-suite of an environment that has attnspec. So it imports nothing but pytest:
+the vectors, and NumPy with them, are loaded where the marker is used, and no framework is loaded even there.
 """
 
 from __future__ import annotations
