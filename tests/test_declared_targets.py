@@ -273,6 +273,16 @@ def test_a_changed_tensor_is_found(layout: str) -> None:
     assert (result.status, result.message) == (Status.FAIL, "the target changed its input `key` (S17)")
 
 
+def test_a_changed_mask_is_found() -> None:
+    @target(framework="torch", mask="additive")
+    def writing(query: Any, key: Any, value: Any, *, mask: Any) -> Any:
+        mask.zero_()
+        return query
+
+    (result,) = verify(writing, cases="mask-heads-float32").results
+    assert (result.status, result.message) == (Status.FAIL, "the target changed its input `mask` (S17)")
+
+
 # Names, versions, profiles.
 
 

@@ -72,10 +72,9 @@ class CallableTarget:
     def run(self, call: Call, tensors: dict[str, Array]) -> dict[str, Array]:
         """Call the function, or its vjp, or differentiate it, with the keywords that the case needs and no others."""
         if call.direction == "forward":
-            given = {name: self._native(self._placed(tensors[name])) for name in _PLACED}
-            returned = self._function(*given.values(), **self._keywords(call, tensors, self._parameters))
+            keywords = self._keywords(call, tensors, self._parameters)
+            returned = self._call(self._function, self._inputs(tensors), keywords)
             results = {name: to_numpy(one, f"the {name}") for name, one in self._named(call, returned).items()}
-            self._check_unchanged(given, tensors)
             return {name: self._read(name, result, tensors) for name, result in results.items()}
         gradients = self._by_vjp(call, tensors) if self._vjp_parameters else self._by_framework(call, tensors)
         return {name: self._gradient_as_given(name, one, tensors) for name, one in gradients.items()}
@@ -122,6 +121,23 @@ class CallableTarget:
 
     # What it is given.
 
+    def _call(self, function: Callable[..., Any], inputs: Mapping[str, Array], keywords: Mapping[str, Any]) -> Any:
+        """Call the function, or its vjp, with arrays of its framework, which it may not change."""
+        first, others = self._natives(inputs), self._natives(keywords)
+        returned = function(*first.values(), **others)
+        if self._declared.framework == "torch":  # these are copies; the arrays of all others cannot be written to
+            given = {**inputs, **keywords}
+            for name, native in {**first, **others}.items():
+                if isinstance(given[name], np.ndarray) and to_numpy(native).tobytes() != given[name].tobytes():
+                    raise ChangedInputError(f"the target changed its input `{name}` (S17)")
+        return returned
+
+    def _inputs(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: self._placed(tensors[name]) for name in _PLACED}
+
+    def _natives(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._native(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
     def _native(self, array: Array) -> Any:
         if self._declared.framework is not None:
             return from_numpy(self._declared.framework, array)
@@ -137,7 +153,7 @@ class CallableTarget:
         given = self._canonical_keywords(call, tensors, parameters)
         if "mask" in given:
             given["mask"] = self._polarised(given["mask"], call.dtype)
-        return {name: self._native(value) if isinstance(value, np.ndarray) else value for name, value in given.items()}
+        return given
 
     def _polarised(self, mask: Array, dtype: str) -> Array:
         if self._declared.mask == "additive":
@@ -162,14 +178,6 @@ class CallableTarget:
             if parts.rest is not None:
                 options["mask"] = to_array(parts.rest, attention.sizes)
         return options
-
-    def _check_unchanged(self, given: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
-        """See that the tensors of a framework, which are copies, still hold what they held."""
-        if self._declared.framework != "torch":  # all others cannot be written to
-            return
-        for name, tensor in given.items():
-            if to_numpy(tensor).tobytes() != np.ascontiguousarray(self._placed(tensors[name])).tobytes():
-                raise ChangedInputError(f"the target changed its input `{name}` (S17)")
 
     # What it gives.
 
@@ -197,15 +205,14 @@ class CallableTarget:
         cotangents = call.cotangents(tensors)
         keywords = self._keywords(call, tensors, parameters)
         if "logsumexp" in cotangents:
-            keywords[LOGSUMEXP_COTANGENT] = self._native(self._of_own_logsumexp(cotangents["logsumexp"]))
-        given = {name: self._native(self._placed(tensors[name])) for name in _PLACED}
-        returned = vjp(*given.values(), self._native(self._placed(cotangents["output"])), **keywords)
+            keywords[LOGSUMEXP_COTANGENT] = self._of_own_logsumexp(cotangents["logsumexp"])
+        inputs = self._inputs(tensors) | {"output_cotangent": self._placed(cotangents["output"])}
+        returned = self._call(vjp, inputs, keywords)
         if not isinstance(returned, Mapping):
             raise TypeError(f"the vjp must return gradients by name, in a mapping; got {type(returned).__name__}")
         unknown = [name for name in returned if name not in GRADIENTS]
         if unknown:
             raise TypeError(f"the vjp returned a gradient of {unknown[0]!r}; the names are {', '.join(GRADIENTS)}")
-        self._check_unchanged(given, tensors)
         return {
             name: to_numpy(returned[name], f"the gradient of `{name}`")
             for name in call.results
@@ -217,18 +224,17 @@ class CallableTarget:
         if framework is None:
             raise TargetError(f"{self.name} has neither a framework nor a vjp")
         cotangents = call.cotangents(tensors)
-        keywords = self._keywords(call, tensors, self._parameters)
-        rank = tensors["query"].ndim
+        given = self._keywords(call, tensors, self._parameters)
         chosen = {name: self._placed(tensors[name]) if name in _PLACED else tensors[name] for name in call.results}
-        if "bias" in chosen:
-            chosen["bias"] = of_rank(chosen["bias"], rank)
+        chosen |= {name: given[name] for name in chosen if name in given}  # a bias with the axes that it is given
+        keywords = self._natives({name: value for name, value in given.items() if name not in chosen})
         laid = {"output": self._placed(cotangents["output"])}
         if "logsumexp" in cotangents:
             laid["logsumexp"] = self._of_own_logsumexp(cotangents["logsumexp"])
 
         def function(native: Mapping[str, Any]) -> dict[str, Any]:
-            options = {**keywords, **{name: native[name] for name in native if name in keywords}}
-            results = self._named(call, self._function(*(native[name] for name in _PLACED), **options))
+            options = {name: one for name, one in native.items() if name not in _PLACED}
+            results = self._named(call, self._function(*(native[name] for name in _PLACED), **keywords, **options))
             return {name: _as_cotangent(framework, name, results[name], laid[name]) for name in laid}
 
         return pull_back(framework, function, chosen, laid)

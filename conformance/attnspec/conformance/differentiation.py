@@ -57,7 +57,11 @@ def _tensorflow(function: Results, tensors: dict[str, Any], cotangents: dict[str
 def _jax(function: Results, tensors: dict[str, Any], cotangents: dict[str, Any]) -> dict[str, Any]:
     import jax
 
-    _, transpose = jax.vjp(lambda given: {name: function(given)[name] for name in cotangents}, tensors)
+    def chosen(given: dict[str, Any]) -> dict[str, Any]:
+        results = function(given)
+        return {name: results[name] for name in cotangents}
+
+    _, transpose = jax.vjp(chosen, tensors)
     (gradients,) = transpose(cotangents)
     return dict(gradients)
 
