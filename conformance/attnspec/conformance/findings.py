@@ -33,7 +33,7 @@ _WORDS: tuple[tuple[str, str], ...] = (
     (r"projects everything to the query's size", "projections to other sizes"),
     (r"carry what is not finite", "NaN and Inf"),
     (r"no projections of queries and keys", "projections"),
-    (r"Could not find an implementation", "bfloat16"),
+    (r"Could not find an implementation", "most of bfloat16"),
     (r" has no ([\w ]+)$", r"\1"),
 )
 """From the reasons of adapters to the words of a summary line."""
@@ -196,8 +196,8 @@ def partial_sums_text(ratios: Mapping[int, Mapping[str, float]]) -> str:
             "`torch.sdpa.flash`, and `torch.sdpa` where it chooses this kernel, adds up the gradient of `value` in",
             "blocks of 32 queries (64 from 192 queries on, 256 from 768 on), and stores the sum in the dtype of",
             "`value` after each: at bfloat16 the error grows with the number of blocks, as no profile's does (S16).",
-            "No vector at bfloat16 has so many queries. Measured with cotangents of one sign, 33 keys and 8 seeds, the largest",
-            "error of the gradient of `value` over its bound in profile `bf16_flash`:",
+            "No vector at bfloat16 has so many queries. Measured with cotangents of one sign, 33 keys and 8 seeds, the",
+            "largest error of the gradient of `value` over its bound in profile `bf16_flash`:",
             "",
             "| queries | flash | math |",
             "|---|---|---|",

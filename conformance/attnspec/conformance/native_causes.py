@@ -260,9 +260,8 @@ import math
 import keras
 
 query, key = keras.ops.ones((1, 1, 1, 3), "float64"), keras.ops.ones((1, 2, 1, 3), "float64")
-key = key * keras.ops.reshape([1.0, -1.0], (1, 2, 1, 1))
-value = keras.ops.reshape([1.0, -1.0], (1, 2, 1, 1))
-output = keras.ops.dot_product_attention(query, key, keras.ops.cast(value, "float64"))
+key = key * keras.ops.cast(keras.ops.reshape([1.0, -1.0], (1, 2, 1, 1)), "float64")
+output = keras.ops.dot_product_attention(query, key, key)
 print(abs(float(output[0, 0, 0, 0]) - math.tanh(math.sqrt(3))) > 1e-10)  # True
 """,
         _is_narrow_float64,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -48,8 +47,7 @@ class SdpaTarget(NativeTarget):
         if mask is not None and mask.ndim > 2:
             mask = with_heads(mask, sizes)
         chosen = contextlib.nullcontext() if self.backend is None else sdpa_kernel(self.backend)
-        with chosen, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # why no kernel fits is said by warnings, in the process of the target
+        with chosen:
             try:
                 output = functional.scaled_dot_product_attention(
                     query,
@@ -157,10 +155,6 @@ class FlexTarget(NativeTarget):
 
     framework = "torch"
     options = frozenset({"bias", "scale", "softcap"})
-
-    def __init__(self, entry: NativeEntry) -> None:
-        super().__init__(entry)
-        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
 
     def attend(self, question: Question, tensors: Tensors) -> dict[str, Any]:
         """Call it."""
