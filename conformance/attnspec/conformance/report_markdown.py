@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from .attention_maps import printable
 from .case_facts import clause_order, title_of
 from .results import Diagnosis, Report, Result, show_ratio
+from .tables import printable_lines
 from .verdicts import CONFORMS, DEVIATES, UNSUPPORTED, WARNS, status_of, summary_line
 
 SIGNS = {CONFORMS: "✓", WARNS: "(✓)", DEVIATES: "✗", UNSUPPORTED: "–"}
@@ -96,10 +97,11 @@ def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
     yield f"**{_escape(diagnosis.cause)}**{clause}, {explained}: {_escape(diagnosis.explanation)}"
     yield ""
     if diagnosis.reproducer is not None:
-        longest = max((len(run) for run in re.findall("`+", diagnosis.reproducer)), default=0)
+        script = printable_lines(diagnosis.reproducer.rstrip("\n"))
+        longest = max((len(run) for run in re.findall("`+", script)), default=0)
         fence = "`" * max(3, longest + 1)
         yield f"{fence}python"
-        yield from diagnosis.reproducer.rstrip("\n").split("\n")
+        yield script
         yield fence
         yield ""
 

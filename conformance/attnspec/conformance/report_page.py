@@ -19,6 +19,7 @@ from .calls import DTYPES
 from .case_facts import clause_order, known_cases, title_of
 from .report_badge import verdict_of
 from .results import Diagnosis, Largest, Report, Result, Status, plain, show_ratio
+from .tables import printable_lines
 from .verdicts import CONFORMS, DEVIATES, UNSUPPORTED, WARNS, status_of, summary_line
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -68,7 +69,7 @@ def render_page(report: Report) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: printable(value) if type(value) is str and "\n" not in value else value,
+        finalize=lambda value: printable_lines(value) if type(value) is str else value,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     style, script = ((TEMPLATES / name).read_text(encoding="utf8") for name in ("report.css", "report.js"))

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .attention_maps import printable
 from .report_diff import BETTER, WORSE, Difference
 from .results import Report, Result, Status
 from .results import show_ratio as show_ratio
@@ -28,21 +29,30 @@ def new_console(*, stderr: bool = False) -> Console:
     return Console(file=stream, width=None if stream.isatty() else 120, highlight=False, markup=False, emoji=False)
 
 
+def printable_lines(text: str) -> str:
+    """Write what cannot be seen, or drives a terminal, as an escape; lines stay lines."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(printable_lines(text), style=style)
+
+
 def print_report(console: Console, report: Report, *, failures: int) -> None:
     """Print a line for each target and dtype, then what failed: by clause, and the first case of each design."""
     console.print(_table(report))
     for line in report.missing:
-        console.print(Text(line, style="bold red"), soft_wrap=True)
+        console.print(_text(line, style="bold red"), soft_wrap=True)
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in report.failures():
         groups.setdefault((result.target, _design(result)), []).append(result)
     for target in dict.fromkeys(target for target, _ in groups):
-        console.print(Text(f"{target}: failures by clause: {_by_clause(report, target)}"), soft_wrap=True)
+        console.print(_text(f"{target}: failures by clause: {_by_clause(report, target)}"), soft_wrap=True)
     for group in list(groups.values())[:failures]:
         _print_failure(console, group)
     if len(groups) > failures:
         console.print(f"… and {len(groups) - failures} more designs that fail (--failures N shows more)")
-    console.print(Text(_verdict(report), style="bold green" if report.conforms else "bold red"), soft_wrap=True)
+    console.print(_text(_verdict(report), style="bold green" if report.conforms else "bold red"), soft_wrap=True)
 
 
 def show_report(report: Report, *, failures: int) -> None:
@@ -62,40 +72,40 @@ def print_diagnoses(console: Console, report: Report) -> None:
             clause = "" if diagnosis.clause is None else f" ({diagnosis.clause})"
             explained = f"{len(diagnosis.cases)} of {diagnosis.failing} failing cases"
             line = f"{target}: likely cause of {explained}: {diagnosis.cause}{clause}"
-            console.print(Text(line, style="bold"), soft_wrap=True)
-            console.print(Text(f"  {diagnosis.explanation}"), soft_wrap=True)
+            console.print(_text(line, style="bold"), soft_wrap=True)
+            console.print(_text(f"  {diagnosis.explanation}"), soft_wrap=True)
         if len(found) > MOST_DIAGNOSES:
             console.print(f"… and {len(found) - MOST_DIAGNOSES} more causes (--jsonl and --html hold all of them)")
         script = next((diagnosis.reproducer for diagnosis in found if diagnosis.reproducer is not None), None)
         if script is not None:
-            console.print(Text("\n".join(f"    {line}" for line in script.splitlines())), soft_wrap=True)
+            console.print(_text("\n".join(f"    {line}" for line in script.splitlines())), soft_wrap=True)
 
 
 def print_summaries(console: Console, report: Report) -> None:
     """Print a line to quote for each target of which more is to say than that it conforms."""
     for target in report.targets():
         if not conforms_simply(report, target):
-            console.print(Text(summary_line(report, target)), soft_wrap=True)
+            console.print(_text(summary_line(report, target)), soft_wrap=True)
 
 
 def print_difference(console: Console, difference: Difference, *, limit: int) -> None:
     """Print what changed between two reports, what got worse first."""
     for note in difference.notes:
-        console.print(Text(note, style="dim"), soft_wrap=True)
+        console.print(_text(note, style="dim"), soft_wrap=True)
     for kind, meaning in (WORSE | BETTER).items():
         changes, style = difference.of(kind), "bold red" if kind in WORSE else "green"
         if changes:
-            console.print(Text(f"{kind}: {len(changes)} ({meaning})", style=style), soft_wrap=True)
+            console.print(_text(f"{kind}: {len(changes)} ({meaning})", style=style), soft_wrap=True)
         for change in changes[:limit]:
             then = " → ".join(part for part in (change.before, change.after) if part)
             message = f": {change.message}" if change.message and kind in WORSE else ""
-            console.print(Text(f"  {change.target} {change.case}: {then}{message}"), soft_wrap=True)
+            console.print(_text(f"  {change.target} {change.case}: {then}{message}"), soft_wrap=True)
         if len(changes) > limit:
             console.print(f"  … and {len(changes) - limit} more (--limit N shows more)")
     worse = sum(change.kind in WORSE for change in difference.changes)
     better = len(difference.changes) - worse
     line = f"{worse} worse, {better} better or new, {difference.same} as before"
-    console.print(Text(line, style="bold red" if worse else "bold green"))
+    console.print(_text(line, style="bold red" if worse else "bold green"))
 
 
 def _table(report: Report) -> Table:
@@ -114,7 +124,7 @@ def _table(report: Report) -> Table:
         compared = [result for result in results if result.ratio is not None]
         worst = max(compared, key=lambda result: result.ratio or 0.0, default=None)
         table.add_row(
-            target if target != previous else "",
+            _text(target if target != previous else ""),
             dtype,
             str(len(results)),
             str(counts[Status.PASS]),
@@ -132,8 +142,8 @@ def _print_failure(console: Console, group: list[Result]) -> None:
     """Print the first of the failures of one design, and name the dtypes of the others."""
     result, others = group[0], ", ".join(other.dtype for other in group[1:])
     also = f" (also {others})" if others else ""
-    console.print(Text(f"{result.status} {result.target} {result.case}{also}", style="bold red"), soft_wrap=True)
-    console.print(Text(f"  {result.message}"), soft_wrap=True)
+    console.print(_text(f"{result.status} {result.target} {result.case}{also}", style="bold red"), soft_wrap=True)
+    console.print(_text(f"  {result.message}"), soft_wrap=True)
     if result.ratio is not None:
         clauses = ", ".join(result.clauses)
         console.print(f"  error / bound {show_ratio(result.ratio)}, profile {result.profile}, clauses {clauses}")
@@ -164,7 +174,7 @@ def print_reasons(console: Console, report: Report) -> None:
             key = (result.target, result.message)
             reasons[key] = reasons.get(key, 0) + 1
     for (target, reason), count in reasons.items():
-        console.print(Text(f"{target}: {count} unsupported: {reason}", style="dim"), soft_wrap=True)
+        console.print(_text(f"{target}: {count} unsupported: {reason}", style="dim"), soft_wrap=True)
 
 
 def _number(count: int, style: str) -> Text:

@@ -110,7 +110,8 @@ def summary_line(report: Report, target: str) -> str:
     for result in decided:
         by_dtype.setdefault(result.dtype, []).append(result)
     parts = [_conforming({dtype: found for dtype, found in by_dtype.items() if found}, scope_of(results))]
-    failing = [result for result in decided if result.is_failure and not _is_coarse(by_dtype[result.dtype])]
+    fine = {dtype for dtype, found in by_dtype.items() if not _is_coarse(found)}
+    failing = [result for result in decided if result.is_failure and result.dtype in fine]
     deviations = list(_deviations(report, target, [result for result in failing if result.status not in _TROUBLE]))
     if deviations:
         parts.append(f"deviates: {_some(deviations)}")

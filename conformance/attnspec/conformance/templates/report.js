@@ -22,7 +22,8 @@ let state = {};
 let limit = PAGE;
 
 function number(value) {
-  return value === null ? -1 : Number(value === "inf" ? Infinity : value === "-inf" ? -Infinity : value);
+  const words = { nan: Infinity, inf: Infinity, "-inf": -Infinity }; // NaN is as bad as can be
+  return value === null ? -1 : (words[value] ?? value);
 }
 
 function show(value, sign = false) {
@@ -55,7 +56,7 @@ const NUMBERS = new Set(["ratio", "rms", "bias", "seconds"]);
 function compare(left, right, key) {
   if (NUMBERS.has(key)) {
     const [a, b] = [left, right].map((row) => (key === "bias" ? Math.abs(number(row.bias ?? 0)) : number(row[key])));
-    return a === b ? 0 : Number.isNaN(a) || a > b ? 1 : -1;
+    return a === b ? 0 : a > b ? 1 : -1;
   }
   const [a, b] = [left, right].map((row) => String(key === "clauses" ? row.clauses.join(" ") : row[key]));
   return a.localeCompare(b, "en", { numeric: true });
