@@ -141,6 +141,7 @@ WAYS: dict[str, Callable[[Request], None]] = {
     "wrong-id": lambda request: done(request, id=99),
     "id-of-text": lambda request: done(request, id=str(request["id"])),
     "without-id": lambda request: done(request, id=None),
+    "long-type": lambda request: done(request, type="x" * 100_000),
     "wrong-type": lambda request: done(request, type="finished"),
     "answer-to-start": lambda request: done(request, type="started"),
     "unknown-member": lambda request: done(request, seconds=3),
@@ -161,7 +162,7 @@ WAYS: dict[str, Callable[[Request], None]] = {
     "changes-input": changes_input,
     "removes-input": removes_input,
     "allocates": allocates,
-    "error": lambda request: done(request, type="error", text="no kernel for six heads"),
+    "error": lambda request: done(request, type="error", text="no kernel for\nsix \x1b[1mheads"),
     "unsupported": lambda request: done(request, type="unsupported", reason="six heads are too many"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import shlex
@@ -65,6 +66,13 @@ WRONG: dict[str, tuple[Status, str]] = {
             """'{"type": "done"}'"""
         ),
     ),
+    "long-type": (
+        Status.ERROR,
+        (
+            f"ProtocolError: line 4 of its output has the type '{'x' * 59}…; expected done or unsupported or error: "
+            f"""'{{"type": "{"x" * 50}'…"""
+        ),
+    ),
     "wrong-type": (
         Status.ERROR,
         (
@@ -113,7 +121,7 @@ WRONG: dict[str, tuple[Status, str]] = {
     "one-more": (Status.ERROR, f"{NO_FILE}the file of results holds logsumexp, output; expected output"),
     "changes-input": (Status.FAIL, "the target changed the file of its tensors (S17)"),
     "removes-input": (Status.FAIL, "the target changed the file of its tensors (S17)"),
-    "error": (Status.ERROR, "CommandError: no kernel for six heads"),
+    "error": (Status.ERROR, "CommandError: no kernel for\nsix \\x1b[1mheads"),
     "unsupported": (Status.UNSUPPORTED, "six heads are too many"),
 }
 
@@ -138,6 +146,7 @@ def test_every_way_is_tested() -> None:
 
 
 def test_isolated_commands(capfd: pytest.CaptureFixture[str]) -> None:
+    before = commands_that_run()
     ways = ("hangs", "ends", "garbage")
     selection = Selection(cases=frozenset(AROUND))
     report = run_isolated([hostile(way) for way in ways], selection, seconds_per_case=3.0)
@@ -156,6 +165,17 @@ def test_isolated_commands(capfd: pytest.CaptureFixture[str]) -> None:
         ("garbage", BAD): WRONG["garbage"],
     }
     assert "six heads" in capfd.readouterr().err
+    assert commands_that_run() <= before  # what hung was killed
+
+
+def commands_that_run() -> set[str]:
+    """Return the processes of this file's commands, where the system lists them."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"hostile_command.py" in (folder / "cmdline").read_bytes():
+                found.add(folder.name)
+    return found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much memory a process holds")
@@ -244,6 +264,12 @@ def test_a_command_that_does_not_introduce_itself(source: str, message: str) -> 
         load_target(spec)
     prefix = f"target {spec!r} does not speak the protocol: "
     assert str(caught.value).removeprefix(prefix).startswith(message), caught.value
+
+
+def test_declared_profiles_are_the_targets() -> None:
+    declared = load_target("exec:" + shlex.join([sys.executable, "-c", says(profiles={"bfloat16": "bf16_eager"})]))
+    assert declared.profiles == {"bfloat16": "bf16_eager"}
+    assert declared.version == "n v (l)"
 
 
 @pytest.mark.parametrize(

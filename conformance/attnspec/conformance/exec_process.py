@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO, NamedTuple
 
-from .protocol import PROTOCOL, Json, ProtocolError, beginning, read_line
+from .protocol import PROTOCOL, Json, ProtocolError, beginning, printable, read_line
 
 LONGEST_LINE = 2**20
 """Bytes: tensors come by file, so an answer is short."""
@@ -66,7 +66,7 @@ class Command:
         started = self.ask({"type": "start", "id": 0, "protocol": PROTOCOL}, "started", "error")
         if started["type"] == "error":
             self.kill()
-            raise ProtocolError(f"it refuses to start: {started['text']}")
+            raise ProtocolError(f"it refuses to start: {printable(started['text'])}")
         return started
 
     def ask(self, message: Json, *kinds: str) -> Json:

@@ -18,7 +18,15 @@ from attnspec.contract.tensor_files import read_tensors, write_tensors
 from .calls import DTYPES, Array, Call
 from .exec_process import Command, CommandEndedError
 from .operations import OPERATIONS
-from .protocol import Introduction, ProtocolError, arguments_of, introduction_of, options_needed, run_message
+from .protocol import (
+    Introduction,
+    ProtocolError,
+    arguments_of,
+    introduction_of,
+    options_needed,
+    printable,
+    run_message,
+)
 from .target_protocol import ChangedInputError, TargetError, UnsupportedCaseError
 
 PREFIX = "exec:"
@@ -104,9 +112,9 @@ class ExecTarget:
             message = run_message(call, arguments.options, next(self._ids), given, wanted)
             answer = self._command.ask(message, "done", "unsupported", "error")
             if answer["type"] == "unsupported":
-                raise UnsupportedCaseError(answer["reason"])
+                raise UnsupportedCaseError(printable(answer["reason"]))
             if answer["type"] == "error":
-                raise CommandError(answer["text"])
+                raise CommandError(printable(answer["text"]))
             if not given.is_file() or given.read_bytes() != payload:
                 raise ChangedInputError("the target changed the file of its tensors (S17)")
             results = self._read(wanted, call)
@@ -131,7 +139,7 @@ class ExecTarget:
             raise ProtocolError(f"{said} the file of results is wrong: {error}") from None
         if set(results) != set(call.results):
             held, wanted = (", ".join(sorted(names)) or "nothing" for names in (results, call.results))
-            raise ProtocolError(f"{said} the file of results holds {held}; expected {wanted}")
+            raise ProtocolError(f"{said} the file of results holds {printable(held)[:200]}; expected {wanted}")
         return results
 
 

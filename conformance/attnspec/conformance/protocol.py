@@ -86,15 +86,15 @@ def read_line(line: bytes, number: int, kinds: Iterable[str], identifier: int) -
         raise ProtocolError(f"{place} is not a JSON object: {shown}")
     kind, kinds = message.get("type"), tuple(kinds)
     if kind not in kinds:
-        raise ProtocolError(f"{place} has the type {kind!r}; expected {' or '.join(kinds)}: {shown}")
+        raise ProtocolError(f"{place} has the type {short(kind)}; expected {' or '.join(kinds)}: {shown}")
     if kind == "started" and message.get("protocol") != PROTOCOL:
-        spoken = message.get("protocol")
-        raise ProtocolError(f"{place} speaks protocol {spoken!r}; this attnspec speaks {PROTOCOL}: {shown}")
+        spoken = short(message.get("protocol"))
+        raise ProtocolError(f"{place} speaks protocol {spoken}; this attnspec speaks {PROTOCOL}: {shown}")
     misfit = misfit_of(message, kind)
     if misfit is not None:
         raise ProtocolError(f"{place} does not fit the protocol: {misfit}: {shown}")
     if message["id"] != identifier:
-        raise ProtocolError(f"{place} answers message {message['id']}; the last one was {identifier}: {shown}")
+        raise ProtocolError(f"{place} answers message {short(message['id'])}; the last one was {identifier}: {shown}")
     return message
 
 
@@ -117,8 +117,19 @@ def schema() -> Json:
 
 def beginning(line: bytes) -> str:
     """Show the beginning of a line, with what cannot be printed escaped."""
-    text = line[: 4 * SHOWN].decode("utf8", "replace")
+    text = line[: 4 * SHOWN + 4].decode("utf8", "replace")
     return repr(text) if len(text) <= SHOWN else repr(text[:SHOWN]) + "…"
+
+
+def short(value: Any) -> str:
+    """Show a value of a message, however large it is."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
+def printable(text: str) -> str:
+    """Escape what moves a terminal's cursor or changes its colours; lines stay."""
+    return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)
 
 
 def introduction_of(started: Json, number: int) -> Introduction:
@@ -131,17 +142,21 @@ def introduction_of(started: Json, number: int) -> Introduction:
     operations = {}
     for name, said in started["operations"].items():
         if name not in OPERATIONS:
-            raise ProtocolError(f"{place} names the operation {name!r}; there are {', '.join(OPERATIONS)}")
+            raise ProtocolError(f"{place} names the operation {short(name)}; there are {', '.join(OPERATIONS)}")
         unknown = sorted({*said.get("options", ())} - {*KEYWORDS}) if name in ATTENTIONS else []
         if unknown:
-            raise ProtocolError(f"{place} names the option {unknown[0]!r} of {name}; there are {', '.join(KEYWORDS)}")
+            raise ProtocolError(
+                f"{place} names the option {short(unknown[0])} of {name}; there are {', '.join(KEYWORDS)}"
+            )
         directions = tuple(said.get("directions", ("forward",)))
         operations[name] = Ability(tuple(said["dtypes"]), directions, frozenset(said.get("options", ())))
     profiles = started.get("profiles", {})
     for dtype, profile in profiles.items():
         fitting = [one.name for one in PROFILES.values() if one.dtype == dtype]
         if profile not in fitting:
-            raise ProtocolError(f"{place} names the profile {profile!r} of {dtype}; there are {', '.join(fitting)}")
+            raise ProtocolError(
+                f"{place} names the profile {short(profile)} of {dtype}; there are {', '.join(fitting)}"
+            )
     return Introduction(started["name"], started["version"], started["language"], operations, profiles)
 
 
