@@ -113,8 +113,8 @@ def test_a_correct_function_of_ones_own(attnspec: Callable[..., Ran], mine: Call
         "the function takes no `dropout_keep`",
     }
     assert re.fullmatch(
-        r"mine\.py:attention: conforms to [a-z ]+ at float64, float32, bfloat16 \(bf16_flash\), float16 \(fp16_flash\); "
-        r"unsupported: dropout, gradients, sinks, \d\d other operations",
+        r"mine\.py:attention: conforms to [a-z ]+ at float64, float32, bfloat16 \(bf16_flash\), float16 \(fp16_flash\)"
+        r"; unsupported: dropout, gradients, sinks, \d\d other operations",
         lines[-1],
     )
 

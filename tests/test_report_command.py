@@ -238,7 +238,7 @@ BAD = {
     ),
     "conflict": (
         "merge a.jsonl other.jsonl -o x",
-        "attnspec: a.jsonl and other.jsonl cannot be merged: mine has different results of a: pass at 0.25 (fp32) and fail",
+        "attnspec: a.jsonl and other.jsonl cannot be merged: mine has different results of a: pass at 0.25 (fp32)",
     ),
     "other-vectors": (
         "merge a.jsonl vectors.jsonl -o x",

@@ -10,6 +10,10 @@ from .compare import Comparison as Comparison
 from .compare import compare as compare
 from .comparison_files import InputError as InputError
 from .declarations import target as target
+from .report_files import ReportError as ReportError
+from .report_files import read_report as read_report
+from .report_files import report_lines as report_lines
+from .results import Diagnosis as Diagnosis
 from .results import Report as Report
 from .results import Result as Result
 from .results import Status as Status
@@ -17,6 +21,9 @@ from .runner import verify as verify
 from .targets import MissingFrameworkError as MissingFrameworkError
 from .targets import TargetError as TargetError
 from .targets import UnsupportedCaseError as UnsupportedCaseError
+from .verdicts import Capability as Capability
+from .verdicts import capabilities as capabilities
+from .verdicts import summary_line as summary_line
 
 __all__ = [
     "verify",
@@ -26,6 +33,12 @@ __all__ = [
     "Report",
     "Result",
     "Status",
+    "Diagnosis",
+    "Capability",
+    "capabilities",
+    "summary_line",
+    "read_report",
+    "report_lines",
     "Case",
     "load_cases",
     "list_backends",
@@ -36,4 +49,5 @@ __all__ = [
     "MissingFrameworkError",
     "UnsupportedCaseError",
     "VectorError",
+    "ReportError",
 ]

@@ -125,7 +125,8 @@ class Judge:
         if other.results is None:
             return other.status or Status.ERROR, ratio, f"its twin {twin} gave no output: {other.message}"
         if not same_bits(answer.results, other.results):
-            message = f"unread entries changed the result: its bits differ from those of {twin} (S11)"
+            cause, clause = ("unread entries", "S11") if "S11" in case.clauses else ("the order of exact sums", "S17")
+            message = f"{cause} changed the result: its bits differ from those of {twin} ({clause})"
             return Status.FAIL, ratio, message
         return status, ratio, message
 

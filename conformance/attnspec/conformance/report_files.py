@@ -50,12 +50,13 @@ def _records(report: Report) -> Iterator[dict[str, Any]]:
         yield {"kind": "diagnosis", **diagnosis._asdict()}
 
 
-def read_report(path: Path) -> Report:
+def read_report(path: Path | str) -> Report:
     """Read a report.
 
     Raises:
         ReportError: the file cannot be read, is no report, is truncated, was changed, or has a newer format.
     """
+    path = Path(path)
     try:
         text = path.read_bytes().decode("utf8")
     except OSError as error:
