@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -268,3 +269,26 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: str, message: str, att
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.splitlines()[-1].startswith(message)
     assert not Path("x").exists()
+
+
+def test_a_script_that_cannot_be_made_loses_no_result(
+    attnspec: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> str:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr("attnspec.conformance.reproducer.Reproducer.__call__", broken)
+    Path("mine.py").write_text(WRONG, encoding="utf8")
+    assert attnspec("verify", "mine.py:attention", "--case", "grouped-float32", "--jsonl", "r.jsonl").code == 1
+    (found,) = read_report(Path("r.jsonl")).diagnoses
+    assert found.reproducer == "# no script could be made of grouped-float32: RuntimeError: no luck\n"
+
+
+def test_the_script_of_a_diagnosis_runs_and_shows_the_fault(attnspec: Callable[..., Ran]) -> None:
+    Path("mine.py").write_text(WRONG, encoding="utf8")
+    assert attnspec("verify", "mine.py:attention", "--case", "grouped-float32", "--jsonl", "r.jsonl").code == 1
+    (found,) = read_report(Path("r.jsonl")).diagnoses
+    assert found.reproducer is not None
+    Path("script.py").write_text(found.reproducer, encoding="utf8")
+    finished = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=True)
+    assert finished.stdout.startswith("{'output': array(")

@@ -167,7 +167,7 @@ def run_isolated(
     results = [result for run in runs for result in sorted(run.results, key=lambda result: place[result.case])]
     judges = [run.judge for run in runs if run.judge is not None]
     versions = versions_of({run.spec: run.version for run in runs})
-    return make_report(results, judges, versions, missing=missing, diagnosed=diagnosed)
+    return make_report(results, judges, versions, missing=missing, diagnosed=diagnosed, can_reload=True)
 
 
 def _longest(running: Sequence[_Child]) -> _Run | None:

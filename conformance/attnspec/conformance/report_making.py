@@ -8,13 +8,17 @@ import hashlib
 import json
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .case_maps import maps_of
-from .cases import VECTORS, shipped_cases
+from .cases import VECTORS, Case, shipped_cases
 from .judgement import Judge
 from .results import Diagnosis, Report, Result, Run
+
+MOST_SCRIPTS, SECONDS = 3, 10.0
+"""So many causes of a target get a script, as long as the time is not up, loading the target not counted."""
 
 
 def make_report(
@@ -24,15 +28,20 @@ def make_report(
     *,
     missing: Sequence[str] = (),
     diagnosed: bool,
+    can_reload: bool = False,
 ) -> Report:
-    """Put together what a run gave; with `diagnosed`, look for the cause of every target's failures."""
+    """Put together what a run gave.
+
+    With `diagnosed`, the cause of every target's failures is looked for. With `can_reload`, targets are loaded again by
+    their names, in processes of their own, and scripts made that reproduce the first causes.
+    """
     suite, manifest = vectors_of(VECTORS)
     cases = {case.id: case for case in shipped_cases()} if any(judge.kept for judge in judges) else {}
     return Report(
         results=tuple(results),
         versions=dict(versions),
         missing=tuple(missing),
-        diagnoses=tuple(found for judge in judges for found in _diagnose(judge)) if diagnosed else (),
+        diagnoses=tuple(found for judge in judges for found in _diagnose(judge, can_reload)) if diagnosed else (),
         maps=tuple(found for judge in judges for found in maps_of(judge, cases)),
         runs=(_run(results, versions),),
         suite=suite,
@@ -48,13 +57,37 @@ def _run(results: Sequence[Result], versions: Mapping[str, str]) -> Run:
     return Run(tuple(profiles), dict(versions), profiles, machine(), now)
 
 
-def _diagnose(judge: Judge) -> tuple[Diagnosis, ...]:
+def _diagnose(judge: Judge, can_reload: bool) -> tuple[Diagnosis, ...]:
     if not judge.failures:
         return ()
     from .diagnosis import diagnose  # here, because it loads every fault that is known
 
-    found = diagnose(judge.target, judge.failures, passed=judge.passed, profiles=judge.profiles())
-    return tuple(Diagnosis(*each) for each in found)
+    diagnoses = diagnose(judge.target, judge.failures, passed=judge.passed, profiles=judge.profiles())
+    found = [Diagnosis(*each) for each in diagnoses]
+    return tuple(_with_scripts(judge, found) if can_reload else found)
+
+
+def _with_scripts(judge: Judge, found: Sequence[Diagnosis]) -> list[Diagnosis]:
+    """Add a script to the first causes: the target is asked for ever smaller calls, in a process of its own."""
+    from .reproducer import Reproducer
+
+    cases = {case.id: case for case in shipped_cases()}
+    complete, until = list(found), time.monotonic() + SECONDS
+    with Reproducer(judge.target, judge.profiles(), seconds=SECONDS / 2) as reproduce:
+        for place, diagnosis in enumerate(complete[:MOST_SCRIPTS]):
+            if time.monotonic() > until:
+                break
+            smallest = min((cases[name] for name in diagnosis.cases), key=_size)
+            try:
+                script = reproduce(smallest)
+            except Exception as error:  # the results are there, and are not lost for want of a script
+                script = f"# no script could be made of {smallest.id}: {type(error).__name__}: {error}\n"
+            complete[place] = diagnosis._replace(reproducer=script)
+    return complete
+
+
+def _size(case: Case) -> int:
+    return sum(tensor.size for tensor in case.tensors.values())
 
 
 @functools.cache
