@@ -28,7 +28,7 @@ from attnspec.conformance.protocol import (
 from attnspec.conformance.results import Status
 from attnspec.conformance.runner import verify
 from attnspec.conformance.targets import load_target
-from attnspec.contract import causal, key_lengths, predicate
+from attnspec.contract import causal, key_lengths, predicate, segments
 
 TESTS = Path(__file__).parent
 EXAMPLES = TESTS.parent / "examples" / "protocol"
@@ -161,6 +161,34 @@ def test_a_call_becomes_options_and_tensors(
     assert {str(array.dtype) for name, array in added.items() if name == "mask"} <= {"bool"}
     assert {str(array.dtype) for name, array in added.items() if name == "key_lengths"} <= {"int64"}
     assert {*options_needed(case, arguments)} == {*options, *shapes}
+
+
+def _attention(options: dict[str, Any], results: tuple[str, ...] = ("output",), **tensors: Any) -> Call:
+    operands = dict.fromkeys(("query", "key", "value"), np.ones((2, 1, 3, 4)))
+    direction = "forward" if results == ("output",) else "backward"
+    about = {"id": "own", "operation": "dot_product_attention", "dtype": "float64", "direction": direction}
+    return Call(options=options, tensors={**operands, **tensors}, results=results, **about)
+
+
+def test_integers_are_sent_in_one_width() -> None:
+    ids = np.array([0, 0, 1], np.int32)
+    call = _attention({"mask": segments(ids, ids) & key_lengths(np.array([1, 3], np.int32))})
+    tensors = arguments_of(call, call.tensors, KEYWORDS).tensors
+    sent = {name: tensors[name] for name in ("key_lengths", "query_segments", "key_segments")}
+    assert {array.dtype for array in sent.values()} == {np.dtype(np.int64)}
+    assert {name: array.tolist() for name, array in sent.items()} == {
+        "key_lengths": [1, 3],
+        "query_segments": [[0, 0, 1]] * 2,
+        "key_segments": [[0, 0, 1]] * 2,
+    }
+
+
+def test_the_gradient_of_a_bias_loses_the_axes_that_it_was_sent_with() -> None:
+    bias, cotangent = np.arange(9.0).reshape(3, 3), np.arange(24.0).reshape(2, 1, 3, 4)
+    call = _attention({"bias": True}, ("bias", "query"), bias=bias, output_cotangent=cotangent)
+    assert arguments_of(call, call.tensors, KEYWORDS).tensors["bias"].shape == (1, 1, 3, 3)
+    results = load_target(command(TESTS / "command_of_reference.py")).run(call, dict(call.tensors))
+    assert {name: result.shape for name, result in results.items()} == {"bias": (3, 3), "query": (2, 1, 3, 4)}
 
 
 def test_other_operations_get_what_the_vector_holds() -> None:

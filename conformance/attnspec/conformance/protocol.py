@@ -209,14 +209,10 @@ def _attention_arguments(call: Call, tensors: Mapping[str, Array], accepted: set
         options |= parts.keywords
         if parts.rest is not None:
             options["mask"] = to_array(parts.rest, sizes)
-    arrays = {name: _as_tensor(value) for name, value in options.items() if isinstance(value, np.ndarray)}
+    arrays = {name: value for name, value in options.items() if isinstance(value, np.ndarray)}
     plain = {name: _plain(value) for name, value in options.items() if name not in arrays}
     operands = {name: tensor for name, tensor in tensors.items() if name not in ("bias", "sinks", "keep")}
     return Arguments(plain, operands | arrays)
-
-
-def _as_tensor(array: Array) -> Array:
-    return array.astype(np.int64) if array.dtype.kind in "iu" else array
 
 
 def _plain(value: Any) -> Any:
