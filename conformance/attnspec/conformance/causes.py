@@ -177,7 +177,7 @@ def together(first: Cause, second: Cause) -> Cause | None:
         return None
     if (first.function is not None and second.steps) or (second.function is not None and first.steps):
         return None
-    steps = _merged(first.steps, second.steps)
+    steps = merged_steps(first.steps, second.steps)
     limits = [each for each in (first.operations, second.operations) if each is not None]
     return Cause(
         (*first.names, *second.names),
@@ -239,7 +239,7 @@ def _backward_only(cause: Cause, fault: ZooFault) -> Cause:
     return cause._replace(changes=(change,), operations=fault.operations) if cause.changes else cause
 
 
-def _merged(first: Steps | None, second: Steps | None) -> Steps | None:
+def merged_steps(first: Steps | None, second: Steps | None) -> Steps | None:
     """Put the faulty steps of two together; of two faults of visibility each shows where it deviates."""
     if first is None or second is None:
         return first or second

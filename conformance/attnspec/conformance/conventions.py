@@ -44,7 +44,7 @@ from .changes import (
     with_window,
     without,
 )
-from .implementations import Steps, logsumexp, masked_logits
+from .implementations import Steps, masked_logits
 
 
 class Convention(NamedTuple):
@@ -218,12 +218,6 @@ CONVENTIONS: tuple[Convention, ...] = (
     Convention("mask-of-minus-1e9", "masks are added as −10⁹", "S10", steps=_added_mask(-1e9)),
     Convention(
         "weights-not-normalised", "weights are not divided by their sum", "S3", steps=Steps(softmax=_unnormalised)
-    ),
-    Convention(
-        "logsumexp-without-sink",
-        "the logsumexp leaves the sink out",
-        "S15",
-        steps=Steps(logsumexp=lambda logits, _: logsumexp(logits)),
     ),
     Convention("logsumexp-infinite-on-empty", "the logsumexp of an empty row is +∞", "S15", alter=_empty_to(np.inf)),
     Convention("logsumexp-nan-on-empty", "the logsumexp of an empty row is NaN", "S15", alter=_empty_to(np.nan)),

@@ -23,8 +23,10 @@ from .profiles import Profile, profile_for
 from .signatures import Signature, is_within, signatures
 from .zoo import case_of, evaluation_of
 
-SAMPLE, ROUNDS = 8, 12
-"""How many unexplained cases are looked at in a round, and how many rounds there are."""
+SAMPLE, ROUNDS, PAIR_ROUNDS = 6, 10, 4
+"""How many unexplained cases a round looks at, how many rounds there are, and how many may try pairs in vain."""
+PAIR_SAMPLE = 2
+"""On how many of them pairs are tried."""
 WITNESSES = 600
 """How many cases that passed are asked whether a cause would be seen there."""
 UNKNOWN = "unknown"
@@ -103,16 +105,18 @@ def diagnose(
     witnesses = _witnesses(chosen, passed)
     found: list[Found] = []
     unknown: dict[str, Failure] = {}
+    in_vain = 0
     for _ in range(ROUNDS):
         if not remaining:
             break
         sample = _sample(remaining.values())
-        best = _best(sample, remaining, witnesses, found)
+        best = _best(sample, remaining, witnesses, found, with_pairs=in_vain < PAIR_ROUNDS)
         if best is None:
+            in_vain += 1
             for failure in sample:
                 unknown[failure.case.id] = remaining.pop(failure.case.id)
             continue
-        found.append(best)
+        _add(found, best)
         for pool in (remaining, unknown):  # a later cause may be behind what an earlier sample left unknown
             for name in best.ratios:
                 pool.pop(name, None)
@@ -121,6 +125,15 @@ def diagnose(
         found.append(Found(UNKNOWN, _words_on_unknown(unknown), None, dict.fromkeys(unknown), (9, 0)))
     found.sort(key=lambda each: -len(each.ratios))
     return tuple(_diagnosis(target, each, len(chosen), reproduce) for each in found)
+
+
+def _add(found: list[Found], best: Found) -> None:
+    """Add a cause, or the cases that it explains to those of the same name: of another operation, or gradients."""
+    for known in found:
+        if known.cause == best.cause:
+            known.ratios.update(best.ratios)
+            return
+    found.append(best)
 
 
 def _failure(name: str, given: Answer, profiles: Mapping[str, str]) -> Failure:
@@ -159,13 +172,20 @@ def _sample(failures: Iterable[Failure]) -> list[Failure]:
 
 
 def _best(
-    sample: list[Failure], remaining: Mapping[str, Failure], witnesses: list[Case], found: Sequence[Found]
+    sample: list[Failure],
+    remaining: Mapping[str, Failure],
+    witnesses: list[Case],
+    found: Sequence[Found],
+    *,
+    with_pairs: bool,
 ) -> Found | None:
     """Return the cause that explains most of the remaining cases, of all that explain one of the sample."""
     again = [each._replace(rank=(-1, 0)) for each in _known(sample, _of_found(found), remaining)]
-    candidates = [*again, *_known(sample, known_causes(), remaining), *_signed(sample, remaining)]
-    if not candidates:
-        candidates = _known(sample, _pairs(sample), remaining)
+    candidates = [*again, *_known(sample, known_causes(), remaining)]
+    if all(len(each.ratios) < len(remaining) for each in candidates):  # or else no signature would be preferred
+        candidates += _signed(sample, remaining)
+    if not candidates and with_pairs:
+        candidates = _known(sample[:PAIR_SAMPLE], _pairs(sample[:PAIR_SAMPLE]), remaining)
     if not candidates:
         return None
     most = max(len(each.ratios) for each in candidates)
@@ -206,8 +226,8 @@ def explains(cause: Cause, failure: Failure) -> float | None:
 def _pairs(sample: list[Failure]) -> list[Cause]:
     """Return the pairs of causes that both deviate on one of the first cases of a sample."""
     pairs: dict[tuple[Cause, Cause], Cause] = {}
-    for failure in sample[:3]:
-        alone = [cause for cause in parts_of_pairs() if _deviates(cause, failure.case, failure.evaluation)]
+    for failure in sample:
+        alone = [cause for cause in parts_of_pairs() if deviates(cause, failure.case, failure.evaluation)]
         pairs |= _combined(alone, alone)
     return list(pairs.values())
 
@@ -229,7 +249,7 @@ def _of_found(found: Sequence[Found]) -> list[Cause]:
     return list(_combined(parts, parts).values())
 
 
-def _deviates(cause: Cause, case: Case, evaluation: Evaluation) -> bool:
+def deviates(cause: Cause, case: Case, evaluation: Evaluation) -> bool:
     """Say whether a cause would be seen on a case."""
     results = answer(cause, case)
     if results is None:
@@ -249,7 +269,7 @@ def _contradictions(found: Found, witnesses: list[Case]) -> int:
         return 0
     operations = {case_of(name).operation for name in found.ratios}
     asked = [case for case in witnesses if case.operation in operations][:WITNESSES]
-    return sum(_deviates(cause, case, evaluation_of(case.id, profile_for(case.dtype, None))) for case in asked)
+    return sum(deviates(cause, case, evaluation_of(case.id, profile_for(case.dtype, None))) for case in asked)
 
 
 def _signed(sample: list[Failure], remaining: Mapping[str, Failure]) -> list[Found]:

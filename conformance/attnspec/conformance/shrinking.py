@@ -123,9 +123,10 @@ def _slices(call: Call) -> Iterator[Call]:
     if not sizes:
         return
     for label in [letter for letter in sizes if letter.isdigit()]:
-        for place in range(min(sizes[label], 3)):
-            if sizes[label] > 1:
-                yield take(call, {label: [place]})
+        size = sizes[label]
+        places = [[0], [size - 1], [0, size - 1], [*range(size - 1)]]
+        for chosen in [each for place, each in enumerate(places) if len(each) < size and each not in places[:place]]:
+            yield take(call, {label: chosen})
     yield from _of_heads(call, sizes)
     if sizes["q"] == sizes["k"] > 1:
         for chosen in _choices(sizes["q"]):

@@ -177,10 +177,17 @@ def _by_id() -> dict[str, Case]:
     return {case.id: case for case in shipped_cases()}
 
 
-def margins(fault: ZooFault, dtype: str) -> dict[str, float]:
-    """Return, for each vector of a fault's operations in a dtype, the fault's largest error over the bound."""
+def margins(fault: ZooFault, dtype: str, profile: Profile | None = None) -> dict[str, float]:
+    """Return, for each vector of a fault's operations in a dtype, the fault's largest error over the bound.
+
+    Args:
+        fault: that is run.
+        dtype: of the vectors.
+        profile: of the bounds; None: the default of the dtype.
+    """
+    profile = profile or default_profile(dtype)
     return {
-        case.id: margin(run_function(fault.function, case), case, evaluation_of(case.id, default_profile(dtype)))
+        case.id: margin(run_function(fault.function, case), case, evaluation_of(case.id, profile))
         for operation in sorted(fault.operations, reverse=True)
         for case in forward_cases(operation, dtype)
     }
