@@ -330,13 +330,13 @@ def test_partial_sums_in_a_few_lines() -> None:
 
 
 OWN_PART = PAGE.partition("## Found by tests, not by vectors")[2]
-KERAS_BLOCKS = re.findall(r"(?:^(?:    .*)?\n)+", OWN_PART, re.MULTILINE)
+OWN_BLOCKS = re.findall(r"(?:^(?:    .*)?\n)+", OWN_PART, re.MULTILINE)
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("block", [block for block in KERAS_BLOCKS if block.strip()], ids=["bias", "empty-row"])
+@pytest.mark.parametrize("block", [block for block in OWN_BLOCKS if block.strip()], ids=["bias", "empty", "jit"])
 def test_what_no_vector_shows_is_printed_as_the_page_says(block: str) -> None:
-    native("keras.mha")
+    native("jax.nn" if "import jax" in block else "keras.mha")
     code = textwrap.dedent(block)
     assert set(run_code(code)) == set(printed_by(code)) != set()
 

@@ -33,7 +33,7 @@ _WORDS: tuple[tuple[str, str], ...] = (
     (r"projects everything to the query's size", "projections to other sizes"),
     (r"carry what is not finite", "NaN and Inf"),
     (r"no projections of queries and keys", "projections"),
-    (r"Could not find an implementation", "most of bfloat16"),
+    (r"Could not find an implementation", "bfloat16"),
     (r" has no ([\w ]+)$", r"\1"),
 )
 """From the reasons of adapters to the words of a summary line."""
@@ -84,11 +84,11 @@ def _conforms(decided: Sequence[Result]) -> str:
     """
     causes = [(result.dtype, _clause_of(result)) for result in decided if result.status not in CONFORMING]
     narrow = {dtype for dtype, clause in causes if clause == "S16"}
-    dtypes = [dtype for dtype in DTYPES if dtype not in narrow and any(result.dtype == dtype for result in decided)]
-    within = [result for result in decided if result.dtype in dtypes]
-    passing = {clause for result in within if result.status in CONFORMING for clause in result.clauses}
-    clauses = _in_order(passing - {clause for dtype, clause in causes if dtype in dtypes})
-    return f"conforms to {', '.join(clauses)} at {', '.join(_with_profile(dtype, within) for dtype in dtypes)}"
+    passing = [result for result in decided if result.status in CONFORMING and result.dtype not in narrow]
+    dtypes = [dtype for dtype in DTYPES if any(result.dtype == dtype for result in passing)]
+    conforming = {clause for result in passing for clause in result.clauses}
+    clauses = _in_order(conforming - {clause for dtype, clause in causes if dtype in dtypes})
+    return f"conforms to {', '.join(clauses)} at {', '.join(_with_profile(dtype, passing) for dtype in dtypes)}"
 
 
 def _clause_of(result: Result) -> str:
