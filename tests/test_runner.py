@@ -115,7 +115,9 @@ def test_selections(selection: dict[str, Any], test: Callable[[Case], bool]) -> 
             r"^no case has 'sideways' among its directions; there are forward, backward$",
             id="far-off-direction",
         ),
-        pytest.param({"levels": ["basic"]}, r"^no case has 'basic' among its levels; there are core$", id="level"),
+        pytest.param(
+            {"levels": ["basic"]}, r"^no case has 'basic' among its levels; there are core, extended$", id="level"
+        ),
         pytest.param(
             {"cases": ["causal-end-float23"]},
             r"^no case has 'causal-end-float23' among its cases; did you mean causal-end-float",
