@@ -57,9 +57,9 @@ def test_every_payload_has_its_hash() -> None:
         assert hashlib.sha256((VECTORS / item["payload"]).read_bytes()).hexdigest() == item["sha256"], item["id"]
 
 
-def test_all_vectors_together_take_at_most_seven_mebibytes_of_a_wheel() -> None:
-    """A wheel is compressed, and holds at most 8 MiB (test_packaging): one is left for everything else."""
-    assert sum(len(zlib.compress(path.read_bytes())) for path in VECTORS.iterdir()) <= 7 * 2**20
+def test_all_vectors_together_take_at_most_six_and_a_half_mebibytes_of_a_wheel() -> None:
+    """A wheel is compressed, and holds at most 8 MiB (test_packaging): the rest is for everything else."""
+    assert sum(len(zlib.compress(path.read_bytes())) for path in VECTORS.iterdir()) <= 6.5 * 2**20
 
 
 def test_no_file_is_a_pickle() -> None:
