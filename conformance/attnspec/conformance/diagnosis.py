@@ -95,7 +95,7 @@ def diagnose(
     Args:
         target: its name.
         failures: the answers to the failing cases by the case's id; those without results are left out.
-        passed: cases that passed: of two causes that explain as much, the one that deviates there is less likely. None:
+        passed: cases that passed: of two causes that explain as much, the one that deviates there is less likely; None:
             those like the failing ones that did not fail.
         profiles: the arithmetic that the target declares, by dtype.
         reproduce: makes a runnable snippet of the smallest case that a cause explains.
@@ -192,7 +192,7 @@ def _best(
     equals = [each for each in candidates if len(each.ratios) == most]
     if len(equals) > 1 and witnesses:
         against = {each.cause: _contradictions(each, witnesses) for each in equals}
-        equals.sort(key=lambda each: (against[each.cause], each.rank, each.ratio or 0.0))
+        equals.sort(key=lambda each: (each.rank[0], against[each.cause], each.rank, each.ratio or 0.0))
     else:
         equals.sort(key=lambda each: (each.rank, each.ratio or 0.0))
     return equals[0]
