@@ -74,7 +74,7 @@ def test_verify_writes_every_format(attnspec: Callable[..., Ran]) -> None:
     assert ran.code == 1
     assert "fail mine.py:attention grouped-float32" in ran.out
     line = ran.out.splitlines()[-1]
-    assert line.startswith("mine.py:attention: conforms to 2 of the ")
+    assert line.startswith("mine.py:attention: conforms on a selection of core (2 of ")
     assert line.endswith(" in part at float32; deviates: S12 (heads-tiled)")
     assert "mine.py:attention: likely cause of 1 of 1 failing cases: heads-tiled (S12)" in ran.out.splitlines()
     made = read_report(Path("r.jsonl"))

@@ -84,7 +84,7 @@ def _weights(case: Case, place: tuple[int, ...], shape: tuple[int, ...]) -> tupl
     stages = attention_stages(tensors["query"], tensors["key"], tensors["value"], **case.call_options())
     weights = np.asarray(stages.weights)
     leading = weights.shape[:-2]
-    if len(leading) != len(place) or weights.shape[-1] > LONGEST or weights.shape[-2] > LONGEST or not weights.size:
+    if len(leading) != len(place) or not 0 < weights.shape[-1] * weights.shape[-2] <= LONGEST**2:
         return None
     # A gradient of a key head, or of a bias that heads share, stands for several heads: the first of them is shown.
     head = tuple(at * (size // length) for at, size, length in zip(place, leading, shape, strict=True))

@@ -47,7 +47,7 @@ def verdict_of(report: Report) -> tuple[str, str]:
     if status == DEVIATES:
         failing = len(report.failures())
         return DEVIATES, f"deviates in {failing} of {_decided(report)} cases"
-    return status, f"conforms to {scope_of(report.results)}"
+    return status, f"conforms {scope_of(report.results)}"
 
 
 def _decided(report: Report) -> int:

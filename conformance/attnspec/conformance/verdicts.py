@@ -135,7 +135,7 @@ def _name(report: Report, target: str) -> str:
 
 
 def scope_of(results: Sequence[Result]) -> str:
-    """Name the levels that were run, or how much of them was."""
+    """Name the levels that were run, or how much of them was: what a target conforms to, or on."""
     levels = list(dict.fromkeys(result.level for result in results))
     dtypes, directions = {result.dtype for result in results}, {result.direction for result in results}
     whole = {
@@ -146,8 +146,8 @@ def scope_of(results: Sequence[Result]) -> str:
     named = " and ".join(levels)
     missing = len(whole - {result.case for result in results})
     if missing:
-        return f"{len(whole) - missing} of the {len(whole)} cases of {named}"
-    return named if len(directions) > 1 else f"{named} ({directions.pop()})"
+        return f"on a selection of {named} ({len(whole) - missing} of {len(whole)} cases)"
+    return f"to {named}" if len(directions) > 1 else f"to {named} ({directions.pop()})"
 
 
 def _is_coarse(decided: Sequence[Result]) -> bool:
@@ -173,8 +173,8 @@ def _conforming(by_dtype: dict[str, list[Result]], scope: str) -> str:
     yes = [*([f"at {', '.join(groups['at'])}"] if groups["at"] else []), *groups["within"]]
     parts = [*yes, *(f"{word} {', '.join(groups[word])}" for word in ("in part at", "not at") if groups[word])]
     if not yes and not groups["in part at"]:
-        return f"does not conform to {scope} at {', '.join(groups['not at'])}"
-    return f"conforms to {scope} {', '.join(parts)}"
+        return f"does not conform {scope} at {', '.join(groups['not at'])}"
+    return f"conforms {scope} {', '.join(parts)}"
 
 
 def _deviations(report: Report, target: str, failing: Sequence[Result]) -> Iterator[str]:
@@ -186,7 +186,9 @@ def _deviations(report: Report, target: str, failing: Sequence[Result]) -> Itera
             if names & set(diagnosis.cases):
                 causes.setdefault(diagnosis.clause, []).append(diagnosis.cause)
             names -= set(diagnosis.cases)
-    yield from (f"{clause} ({', '.join(found)})" for clause, found in causes.items())
+    single = {cause for found in causes.values() for cause in found}
+    for found in causes.values():  # two together say nothing new where each is named alone
+        found[:] = [cause for cause in found if not _is_known(cause, single)]
     decided = [result for result in report.select(target) if result.status is not Status.UNSUPPORTED]
     totals = Counter(clause for result in decided for clause in result.clauses)
     rest = [result for result in failing if result.case in names]
@@ -194,8 +196,15 @@ def _deviations(report: Report, target: str, failing: Sequence[Result]) -> Itera
         counts = Counter(clause for result in rest for clause in result.clauses)
         # The clause whose cases fail most regularly; of those the one with the most failures.
         clause = max(counts, key=lambda one: (counts[one] / totals[one], counts[one], clause_order(one)))
-        yield f"{clause} ({title_of(clause)}: {counts[clause]} of {totals[clause]} cases)"
+        text = f"{title_of(clause)}: {counts[clause]} of {totals[clause]} cases"
+        causes.setdefault(clause, []).append(text)
         rest = [result for result in rest if clause not in result.clauses]
+    yield from (f"{clause} ({', '.join(found)})" for clause, found in causes.items() if found)
+
+
+def _is_known(cause: str, single: set[str]) -> bool:
+    parts = cause.split(" + ")
+    return len(parts) > 1 and single.issuperset(parts)
 
 
 def _some(items: Sequence[str]) -> str:

@@ -144,7 +144,12 @@ function details(row) {
   }
   add("to run it", `attnspec verify ${quote(row.target)} --case ${quote(row.case)}`);
   const map = data.maps.find((each) => each.target === row.target && each.case === row.case);
-  return map ? [list, mapsOf(map)] : [list];
+  if (map) {
+    return [list, mapsOf(map)];
+  }
+  const isOne = FAILED.has(row.status) || row.status === "quality_warning";
+  const text = "No map of this case is in the report: of each target it holds one for each design that fails, up to 40.";
+  return isOne && row.worst ? [list, element("p", { className: "quiet", textContent: text })] : [list];
 }
 
 function quote(text) {
