@@ -260,6 +260,18 @@ def test_numpy_arrays_arrive_read_only_in_every_layout() -> None:
 
 
 @pytest.mark.parametrize("layout", ["BHTD", "BTHD"])
+def test_an_array_that_is_changed_by_force_is_found(layout: str) -> None:
+    @target(layout=layout)
+    def forcing(query: Array, key: Array, value: Array) -> Array:
+        key.flags.writeable = True
+        key *= 2
+        return query
+
+    (result,) = verify(forcing, cases="square-float32").results
+    assert (result.status, result.message) == (Status.FAIL, "the target changed its input `key` (S17)")
+
+
+@pytest.mark.parametrize("layout", ["BHTD", "BTHD"])
 def test_a_changed_tensor_is_found(layout: str) -> None:
     right = attention("torch", layout=layout)
 

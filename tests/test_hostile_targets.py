@@ -150,7 +150,7 @@ WRONG: dict[str, tuple[Callable[..., Any], Status, str]] = {
         "^TypeError: the output must be an array; got list$",
     ),
     "none": (lambda q, k, v: None, Status.ERROR, "^TypeError: the output must be an array; got NoneType$"),
-    "empty-tuple": (lambda q, k, v: (), Status.ERROR, "^IndexError: "),
+    "empty-tuple": (lambda q, k, v: (), Status.ERROR, "^TypeError: the function returned an empty tuple"),
     "tuple": (lambda q, k, v: (right(q, k, v), np.zeros(3)), Status.PASS, "^$"),
     "transposed": (
         lambda q, k, v: right(q, k, v).swapaxes(1, 2),

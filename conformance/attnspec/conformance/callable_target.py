@@ -125,7 +125,7 @@ class CallableTarget:
         """Call the function, or its vjp, with arrays of its framework, which it may not change."""
         first, others = self._natives(inputs), self._natives(keywords)
         returned = function(*first.values(), **others)
-        if self._declared.framework == "torch":  # these are copies; the arrays of all others cannot be written to
+        if self._declared.framework in (None, "torch"):  # may be copies; tensors of the others cannot be written to
             given = {**inputs, **keywords}
             for name, native in {**first, **others}.items():
                 if isinstance(given[name], np.ndarray) and to_numpy(native).tobytes() != given[name].tobytes():
@@ -141,7 +141,7 @@ class CallableTarget:
     def _native(self, array: Array) -> Any:
         if self._declared.framework is not None:
             return from_numpy(self._declared.framework, array)
-        array = np.ascontiguousarray(array).reshape(array.shape)
+        array = array if array.flags.c_contiguous else array.copy()
         array.flags.writeable = False
         return array
 
