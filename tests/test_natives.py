@@ -272,7 +272,9 @@ UNSUPPORTED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "tensors", "options", "reason"), UNSUPPORTED, ids=lambda value: str(value)[:24])
+@pytest.mark.parametrize(
+    ("name", "tensors", "options", "reason"), UNSUPPORTED, ids=[f"{row[0]}-{i}" for i, row in enumerate(UNSUPPORTED)]
+)
 def test_what_has_no_argument_is_unsupported(
     name: str, tensors: dict[str, Any], options: dict[str, Any], reason: str
 ) -> None:
