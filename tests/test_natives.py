@@ -336,7 +336,7 @@ OWN_BLOCKS = re.findall(r"(?:^(?:    .*)?\n)+", OWN_PART, re.MULTILINE)
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("block", [block for block in OWN_BLOCKS if block.strip()], ids=["bias", "empty", "jit"])
+@pytest.mark.parametrize("block", [block for block in OWN_BLOCKS if block.strip()], ids=["bias", "empty", "jit", "lse"])
 def test_what_no_vector_shows_is_printed_as_the_page_says(block: str) -> None:
     native("jax.nn" if "import jax" in block else "keras.mha")
     code = textwrap.dedent(block)
