@@ -304,17 +304,14 @@ def test_name_version_and_profiles() -> None:
     assert (found.name, found.version, found.profiles) == ("mine", "mine 1.2", {"bfloat16": "bf16_eager"})
     results = verify(function, cases=["square-float32", "square-bfloat16"]).results
     assert {(result.target, result.profile) for result in results} == {("mine", "fp32"), ("mine", "bf16_eager")}
+    said = {"bfloat16": "bf16_eager", "float32": "fp32_tf32"}
+    assert load_target(target(profile=said)(attention("reference"))).profiles == said
 
 
 def test_a_framework_is_part_of_the_version() -> None:
     frameworks.load("torch")
     (version,) = (backend.version for backend in list_backends() if backend.name == "torch")
     assert load_target(target(framework="torch")(attention("torch"))).version == f"Python callable, PyTorch {version}"
-
-
-def test_profiles_by_dtype() -> None:
-    said = {"bfloat16": "bf16_eager", "float32": "fp32_tf32"}
-    assert load_target(target(profile=said)(attention("reference"))).profiles == said
 
 
 # A declaration changes nothing of the function.
