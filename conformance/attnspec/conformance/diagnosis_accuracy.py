@@ -56,7 +56,11 @@ class Named(NamedTuple):
         return self.said == self.truth
 
 
-def failures_of(run: Run, operations: Iterable[str], dtypes: Iterable[str] = DTYPES) -> dict[str, Answer]:
+MEASURED = ("float32", "bfloat16")
+"""The dtypes of the vectors that the accuracy is measured with."""
+
+
+def failures_of(run: Run, operations: Iterable[str], dtypes: Iterable[str] = MEASURED) -> dict[str, Answer]:
     """Return the answers of an implementation that are outside the bounds, by case."""
     found = {}
     for operation in sorted(operations):
@@ -99,26 +103,38 @@ def in_other_orders(fault: ZooFault) -> Run:
     return lambda case: run_function(function, case.call)
 
 
-def name_faults(way: Callable[[ZooFault], Run], faults: Iterable[ZooFault] | None = None) -> list[Named]:
-    """Diagnose every fault, run in one way, from its failing cases alone; those without any are left out."""
-    found = []
-    for fault in zoo_faults() if faults is None else faults:
-        failures = failures_of(way(fault), fault.operations)
-        if failures:
-            said = diagnose(fault.name, failures)
-            found.append(Named(fault.name, said[0].cause, said))
-    return found
+WAYS: dict[str, Callable[[ZooFault], Run]] = {
+    "as planted": as_planted,
+    "computed in float64 and rounded once": in_float64,
+    "in other orders": in_other_orders,
+}
+"""How a target computes the fault that it has; orders are those of attention's steps: scale split, online softmax, …"""
 
 
-def name_pairs(pairs: Iterable[tuple[str, str]] = PAIRS) -> list[tuple[tuple[str, str], tuple[Diagnosis, ...]]]:
-    """Diagnose targets with two faults."""
+def targets() -> list[tuple[str, str]]:
+    """Return every way with every fault that can be computed so."""
+    faults = zoo_faults()
+    return [
+        (way, fault.name) for way in WAYS for fault in faults if fault.steps is not None or way != "in other orders"
+    ]
+
+
+def name_fault(target: tuple[str, str]) -> Named | None:
+    """Diagnose a fault, computed in one way, from its failing cases alone; None where nothing fails."""
+    way, name = target
+    (fault,) = (each for each in zoo_faults() if each.name == name)
+    failures = failures_of(WAYS[way](fault), fault.operations)
+    if not failures:
+        return None
+    said = diagnose(fault.name, failures)
+    return Named(fault.name, said[0].cause, said)
+
+
+def name_pair(pair: tuple[str, str]) -> tuple[Diagnosis, ...]:
+    """Diagnose a target with two faults."""
     steps = {fault.name: fault.steps for fault in zoo_faults()}
-    found = []
-    for first, second in pairs:
-        function = build(merged_steps(steps[first], steps[second]) or Steps())
-        failures = failures_of(lambda case, function=function: run_function(function, case.call), ATTENTIONS)  # type: ignore[misc]
-        found.append(((first, second), diagnose(f"{first} + {second}", failures)))
-    return found
+    function = build(merged_steps(steps[pair[0]], steps[pair[1]]) or Steps())
+    return diagnose(" + ".join(pair), failures_of(lambda case: run_function(function, case.call), ATTENTIONS))
 
 
 def names_both(pair: tuple[str, str], said: tuple[Diagnosis, ...]) -> bool:
@@ -160,12 +176,10 @@ def strangers() -> dict[str, Callable[..., Any]]:
     }
 
 
-def name_strangers() -> dict[str, tuple[Diagnosis, ...]]:
-    """Diagnose the strangers."""
-    return {
-        name: diagnose(name, failures_of(lambda case, function=function: run_function(function, case.call), ATTENTIONS))  # type: ignore[misc]
-        for name, function in strangers().items()
-    }
+def name_stranger(name: str) -> tuple[Diagnosis, ...]:
+    """Diagnose a stranger."""
+    function = strangers()[name]
+    return diagnose(name, failures_of(lambda case: run_function(function, case.call), ATTENTIONS))
 
 
 def share_unknown(said: tuple[Diagnosis, ...]) -> float:

@@ -102,8 +102,8 @@ def _taken_mask(mask: Mask, pairs: str, chosen: dict[str, Sequence[int]], sizes:
         return BooleanArray(array(mask.array, pairs))
     if isinstance(mask, KeyLengths | QueryLengths):
         letter = "k" if isinstance(mask, KeyLengths) else "q"
-        limit = len(chosen.get(letter, range(sizes[letter])))
-        return type(mask)(np.minimum(array(mask.lengths, batch), limit))
+        kept = np.asarray(chosen.get(letter, range(sizes[letter])))
+        return type(mask)((kept < array(mask.lengths, batch)[..., None]).sum(axis=-1))
     if isinstance(mask, Segments):
         return Segments(array(mask.query_ids, batch + "q"), array(mask.key_ids, batch + "k"))
     return _with_arrays(mask, lambda values: array(values, batch))

@@ -6,28 +6,32 @@ distribution of all ratios goes into `bounds.md` and `images/bounds.svg` beside 
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from .bounds_report import bounds_tables, draw, measure_bounds
 from .calls import DTYPES
+from .diagnosis import Diagnosis
 from .diagnosis_accuracy import (
+    PAIRS,
     Named,
     are_indistinguishable,
-    as_planted,
-    in_float64,
-    in_other_orders,
-    name_faults,
-    name_pairs,
-    name_strangers,
+    name_fault,
+    name_pair,
+    name_stranger,
     names_both,
     share_unknown,
+    strangers,
+    targets,
 )
 from .fault_matrix import SHOWN, FaultRow, Matrix, alarms, measure, show_margin
 from .measured_pages import replace_measured
 from .profiles import PROFILES
-from .zoo import ROBUST, zoo_faults
+from .zoo import ROBUST
 
 
 def fault_tables(matrix: Matrix) -> str:
@@ -114,29 +118,30 @@ def alarm_table(matrix: Matrix) -> str:
     return "\n".join(lines)
 
 
-def accuracy_tables() -> str:
-    """Measure how often the diagnosis is right, and return the tables."""
-    ways = (
-        ("as planted", name_faults(as_planted)),
-        ("computed in float64 and rounded once", name_faults(in_float64)),
-        (
-            "attention in other orders: scale split, online softmax, weights not rounded",
-            name_faults(in_other_orders, [fault for fault in zoo_faults() if fault.steps is not None]),
-        ),
-    )
+class Accuracy(NamedTuple):
+    """What the diagnosis said of targets whose fault is known."""
+
+    faults: dict[str, list[Named]]
+    """By the way in which the target computes it; without those that nothing fails."""
+    pairs: dict[tuple[str, str], tuple[Diagnosis, ...]]
+    strangers: dict[str, tuple[Diagnosis, ...]]
+
+
+def accuracy_tables(accuracy: Accuracy) -> str:
+    """Return how often the diagnosis is right."""
     lines = ["| target | diagnosed | right name first | share |", "|---|---|---|---|"]
     wrong: list[str] = []
-    for words, named in ways:
+    for way, named in accuracy.faults.items():
         right = [each for each in named if each.is_right or are_indistinguishable(each.truth, each.said)]
-        lines.append(f"| the fault {words} | {len(named)} | {len(right)} | {len(right) / len(named):.1%} |")
-        wrong += [f"- {words}: {_mistake(each)}" for each in named if not each.is_right]
-    pairs = name_pairs()
-    both = [pair for pair, said in pairs if names_both(pair, said)]
+        lines.append(f"| the fault {way} | {len(named)} | {len(right)} | {len(right) / len(named):.1%} |")
+        wrong += [f"- {way}: {_mistake(each)}" for each in named if not each.is_right]
+    pairs = accuracy.pairs
+    both = [pair for pair, said in pairs.items() if names_both(pair, said)]
     lines.append(f"| two faults at once | {len(pairs)} | {len(both)} | {len(both) / len(pairs):.1%} |")
-    wrong += [f"- {' + '.join(pair)}: {_said(said)}" for pair, said in pairs if not names_both(pair, said)]
+    wrong += [f"- {' + '.join(pair)}: {_said(said)}" for pair, said in pairs.items() if not names_both(pair, said)]
     lines += ["", "Where another name came first:" if wrong else "The right name came first everywhere.", "", *wrong]
     lines += ["", "| a stranger | unknown, of its failing cases | else |", "|---|---|---|"]
-    for name, said in name_strangers().items():
+    for name, said in accuracy.strangers.items():
         others = ", ".join(f"{each.cause} ({len(each.cases)})" for each in said if each.cause != "unknown")
         lines.append(f"| {name} | {share_unknown(said):.1%} of {said[0].failing} | {others or '–'} |")
     return "\n".join(lines)
@@ -147,8 +152,8 @@ def _mistake(named: Named) -> str:
     return f"`{named.truth}`: {named.said}{same}"
 
 
-def _said(said: Sequence[object]) -> str:
-    return ", ".join(getattr(each, "cause", "") for each in said)
+def _said(said: Sequence[Diagnosis]) -> str:
+    return ", ".join(each.cause for each in said)
 
 
 def page(matrix: Matrix, accuracy: str) -> str:
@@ -170,13 +175,21 @@ def page(matrix: Matrix, accuracy: str) -> str:
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure in as many processes as there are cores, and write."""
     faults = Path(sys.argv[1])
-    matrix = measure(tuple(DTYPES))
-    text = replace_measured(faults.read_text(encoding="utf8"), page(matrix, accuracy_tables()))
-    faults.write_text(text, encoding="utf8")
     bounds = faults.with_name("bounds.md")
-    distributions = measure_bounds()
+    known, pairs, others = targets(), list(PAIRS), list(strangers())
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        named = pool.map(name_fault, known, chunksize=8)
+        of_pairs, of_strangers = pool.map(name_pair, pairs), pool.map(name_stranger, others)
+        distributions, matrix = measure_bounds(), measure(tuple(DTYPES))
+        ways: dict[str, list[Named]] = {}
+        for (way, _), each in zip(known, named, strict=True):
+            if each is not None:
+                ways.setdefault(way, []).append(each)
+        accuracy = Accuracy(ways, dict(zip(pairs, of_pairs, strict=True)), dict(zip(others, of_strangers, strict=True)))
+    text = replace_measured(faults.read_text(encoding="utf8"), page(matrix, accuracy_tables(accuracy)))
+    faults.write_text(text, encoding="utf8")
     text = replace_measured(bounds.read_text(encoding="utf8"), bounds_tables(distributions))
     bounds.write_text(text, encoding="utf8")
     draw(distributions, faults.parent / "images" / "bounds.svg")
