@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -132,6 +133,17 @@ def test_what_a_vjp_may_lack(
 ) -> None:
     result = gradients_of(vjp, case, **said)
     assert (result.status, result.message) == (status, message)
+
+
+@pytest.mark.parametrize("framework", ["reference", "torch"])
+def test_a_bias_with_fewer_axes_has_a_gradient_of_its_own_shape(framework: str) -> None:
+    how: dict[str, Any] = {"vjp": vjp_by_hand()} if framework == "reference" else {"framework": framework}
+    declared = load_target(target(**how)(attention(framework)))
+    call = CASES["gradient-bias-heads-float32"].call
+    fewer = dataclasses.replace(call, tensors={**call.tensors, "bias": call.tensors["bias"][0]})
+    found, expected = (declared.run(one, dict(one.tensors))["bias"] for one in (fewer, call))
+    assert (found.shape, expected.shape) == ((6, 5, 11), (1, 6, 5, 11))
+    np.testing.assert_array_equal(found, expected[0])
 
 
 def test_exchanged_gradients_are_rejected() -> None:
