@@ -214,6 +214,9 @@ CONVENTIONS: tuple[Convention, ...] = (
     Convention(
         "gelu-swapped", "GELU by erf and GELU by tanh are swapped", "S30", with_option("activation", _other_gelu)
     ),
+    Convention(
+        "mask-added", "masks are added as −∞, and NaN in a hidden key stays NaN", "S11", steps=_added_mask(-np.inf)
+    ),
     Convention("mask-of-minus-10000", "masks are added as −10⁴", "S10", steps=_added_mask(-1e4)),
     Convention("mask-of-minus-1e9", "masks are added as −10⁹", "S10", steps=_added_mask(-1e9)),
     Convention(

@@ -12,7 +12,7 @@ from attnspec.contract.mask_json import mask_to_json
 from attnspec.contract.masks import Mask
 
 from .calls import MASKS, Array, Call
-from .cases import Case
+from .cases import Case, shipped_cases
 from .operations import OPERATIONS
 from .profiles import profile_for
 from .session import Session
@@ -20,6 +20,8 @@ from .shrinking import ASKS, SECONDS, Shrunk, shrink
 
 DIGITS = 9
 """So many significant digits of a number say a float32 to the bit; a float64 needs 17."""
+MOST_ELEMENTS, MOST_LINES = 300, 7
+"""A call with more elements that is a vector's own is read from the vector; so many lines of a result are shown."""
 
 
 class Reproducer:
@@ -45,6 +47,7 @@ class Reproducer:
             TargetError: the target cannot be loaded.
         """
         profile = profile_for(case.dtype, None, self._profiles)
+        self._session.load()  # what that takes is not counted
         shrunk = shrink(case.call, self._session.ask, profile, asks=self._asks, seconds=self._seconds)
         return None if shrunk is None else script(self._spec, shrunk)
 
@@ -61,8 +64,11 @@ def script(spec: str, shrunk: Shrunk) -> str:
     """Write a script that asks a target for a call, and prints what it gives beside what is right."""
     call = shrunk.call
     results = shrunk.answer.results or {}
+    title = f'"""{spec} on a {call.operation} at {call.dtype}, from the vector {call.id}."""'
+    if sum(tensor.size for tensor in call.tensors.values()) > MOST_ELEMENTS and _is_vector(call):
+        return "\n".join((title, "", *_by_vector(spec, call), *_comparison(shrunk, results))) + "\n"
     lines = [
-        f'"""{spec} on a {call.operation} at {call.dtype}, from the vector {call.id}."""',
+        title,
         "",
         *_imports(call),
         "",
@@ -78,12 +84,35 @@ def script(spec: str, shrunk: Shrunk) -> str:
         f"answer = ask(load_target({spec!r}), call)",
         "print(answer.status or answer.results)",
     ]
-    for name in call.results:
+    return "\n".join((*lines, *_comparison(shrunk, results))) + "\n"
+
+
+def _comparison(shrunk: Shrunk, results: Mapping[str, Array]) -> list[str]:
+    lines = []
+    for name in shrunk.call.results:
         lines.append(f"# {name}: expected ± bound, and what came:")
         lines += _commented("expected", shrunk.expected[name])
         lines += _commented("±", shrunk.bounds[name], digits=2)
         lines += _commented("came", results[name]) if name in results else ["#   nothing came"]
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def _is_vector(call: Call) -> bool:
+    """Say whether a call is a shipped vector's, as it came."""
+    found = [case for case in shipped_cases() if case.id == call.id]
+    return bool(found) and found[0].options is call.options and found[0].tensors is call.tensors
+
+
+def _by_vector(spec: str, call: Call) -> list[str]:
+    return [
+        "from attnspec.conformance import load_cases",
+        "from attnspec.conformance.answers import ask",
+        "from attnspec.conformance.targets import load_target",
+        "",
+        f'(case,) = (case for case in load_cases() if case.id == "{call.id}")',
+        f"answer = ask(load_target({spec!r}), case.call)",
+        "print(answer.status or answer.results)",
+    ]
 
 
 def _ordered(call: Call) -> list[str]:
@@ -146,6 +175,8 @@ def _plain(value: Any) -> Any:
 
 
 def _commented(word: str, array: Array, digits: int = 6) -> list[str]:
-    text = np.array2string(np.asarray(array, np.float64), precision=digits, max_line_width=100, threshold=200)
-    first, *others = text.splitlines()
-    return [f"#   {word} {first}", *(f"#   {line}" for line in others)]
+    numbers = np.asarray(array, np.float64)
+    text = np.array2string(numbers, precision=digits, max_line_width=100, threshold=40, edgeitems=2)
+    first, *others = (line for line in text.splitlines() if line.strip())
+    rest = [*others[:MOST_LINES], "…"] if len(others) > MOST_LINES else others
+    return [f"#   {word} {first}", *(f"#   {line}" for line in rest)]

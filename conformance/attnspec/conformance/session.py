@@ -39,8 +39,7 @@ class Session:
         Raises:
             TargetError: the target cannot be loaded.
         """
-        if self._process is None:
-            self._start()
+        self.load()
         try:
             self._calls.send(call)
             if not self._answers.poll(self._seconds):
@@ -54,6 +53,11 @@ class Session:
             self.close()
             raise answer
         return answer  # type: ignore[no-any-return]  # what a pipe gives has no type
+
+    def load(self) -> None:
+        """Load the target, unless it is loaded; raise `TargetError` where it cannot be."""
+        if self._process is None:
+            self._start()
 
     def close(self) -> None:
         """End the process, and whatever it has started."""
