@@ -89,6 +89,13 @@ def test_numbers_have_few_digits() -> None:
         np.testing.assert_array_equal(tensor, np.round(tensor.astype(np.float64), 2).astype(tensor.dtype))
 
 
+def test_what_is_read_stays_finite() -> None:
+    """Without its mask the NaN would be read, and be another question."""
+    found = shrunk_of("unread-values-leak", "poison-nan-lengths-float32")
+    assert np.isfinite(found.expected["output"]).all()
+    assert found.call.options["mask"] is not None
+
+
 def test_the_number_of_asks_is_bounded() -> None:
     asked = []
 
@@ -208,6 +215,16 @@ def test_a_script_holds_the_tensors_to_the_bit() -> None:
     for name, tensor in call.tensors.items():
         assert scope["tensors"][name].dtype == np.float32
         np.testing.assert_array_equal(scope["tensors"][name], tensor)
+
+
+def test_a_large_call_is_read_from_its_vector(tmp_path: Path) -> None:
+    case = case_of("square-float32")
+    answer, expected = Answer({}, {}, True, None, "", 0.0), dict(case.expected)
+    text = script("reference", Shrunk(case.call, answer, expected, expected, 1))
+    assert "np.array" not in text
+    assert text.count("\n") < 40
+    assert text.endswith("#   nothing came\n")
+    assert run(text, tmp_path).startswith("{'output': array([[[[")
 
 
 # Sessions.

@@ -8,7 +8,7 @@ of these bounds. What fails in the end need not fail for the same reason, but it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -60,11 +60,13 @@ class _Shrinking:
     def __init__(self, ask: Callable[[Call], Answer], profile: Profile, asks: int, end: float) -> None:
         self._ask, self._profile, self._limit, self._end = ask, profile, asks, end
         self._asks = 0
+        self._is_finite = False
 
     def run(self, call: Call) -> Shrunk | None:
         best = self._fails(call)
         if best is None:
             return None
+        self._is_finite = _has_finite(best.expected)
         progress = True
         while progress and self._may_ask():
             progress = False
@@ -95,8 +97,8 @@ class _Shrinking:
             evaluation = evaluate_call(call, self._profile)
         except (ValueError, TypeError, IndexError, KeyError):  # a call that the definition refuses
             return None
-        if not decides(evaluation):
-            return None
+        if not decides(evaluation) or (self._is_finite and not _has_finite(evaluation.results)):
+            return None  # what NaN that is read becomes would be another question
         self._asks += 1
         answer = self._ask(call)
         if answer.results is None or not _is_wrong(call, answer, evaluation):
@@ -104,6 +106,10 @@ class _Shrinking:
         expected = {name: evaluation.results[name] for name in call.results}
         bounds = {name: evaluation.bounds[name] for name in call.results}
         return Shrunk(call, answer, expected, bounds, self._asks)
+
+
+def _has_finite(results: Mapping[str, Array]) -> bool:
+    return all(bool(np.isfinite(result).all()) for name, result in results.items() if name != "logsumexp")
 
 
 def _is_wrong(call: Call, answer: Answer, evaluation: Evaluation) -> bool:
