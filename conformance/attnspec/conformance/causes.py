@@ -227,7 +227,7 @@ def of_convention(convention: Convention) -> Cause:
 
 
 def _of_fault(fault: ZooFault) -> Cause:
-    says = f"the fault {fault.name} of the zoo, visible with: {fault.visible_when}"
+    says = f"a fault that shows with {fault.visible_when}"
     function = None if fault.steps is not None else fault.function
     return Cause((fault.name,), says, fault.clause, (), fault.steps, function, fault.operations)
 
