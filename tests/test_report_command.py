@@ -106,13 +106,13 @@ def test_verify_limits_memory(attnspec: Callable[..., Ran]) -> None:
     lines = [
         "import numpy as np",
         "def attention(query, key, value, *, mask=None):",
-        "    np.ones(2**27)",
+        "    np.ones(2**25)",
         "    return value",
     ]
     Path("mine.py").write_text("\n".join(lines), encoding="utf8")
     options = ["--case", "square-float32", "--json", "-", "--no-diagnosis"]
     assert json.loads(attnspec("verify", "mine.py:attention", *options).out)["results"][0]["status"] == "fail"
-    (limited,) = json.loads(attnspec("verify", "mine.py:attention", *options, "--memory", "200").out)["results"]
+    (limited,) = json.loads(attnspec("verify", "mine.py:attention", *options, "--memory", "100").out)["results"]
     assert limited["status"] == "error"
     assert "Unable to allocate" in limited["message"]
 

@@ -10,9 +10,14 @@ import pytest
 from made_reports import diagnosis, report, result
 
 from attnspec.conformance import Report, Result, Status, verify
+from attnspec.conformance.answers import Answer
 from attnspec.conformance.case_facts import CLAUSES, known_cases
+from attnspec.conformance.case_maps import map_of
 from attnspec.conformance.cases import shipped_cases
 from attnspec.conformance.faults import FAULTS
+from attnspec.conformance.judgement import evaluation_of, measure
+from attnspec.conformance.profiles import PROFILES
+from attnspec.conformance.results import Largest
 from attnspec.conformance.variants import variants
 from attnspec.conformance.verdicts import capabilities, conforms_simply, status_of, summary_line, weakest_of
 
@@ -78,6 +83,7 @@ def test_a_correct_eager_attention_passes_the_eager_profile_and_not_the_flash_pr
     assert len(failing) > 10
     assert {one.weakest for one in failing} == {"bf16_eager"}
     assert "only within bf16_eager at bfloat16" in summary_line(found, "attention")
+    assert "deviates" not in summary_line(found, "attention")
     (capability,) = (one for one in capabilities(found) if (one.clause, one.direction) == ("S7", "forward"))
     assert (capability.profile, capability.weakest, capability.status) == ("bf16_flash", "bf16_eager", "deviates")
     again = verify(EAGER, clauses="S7", dtypes="bfloat16", operations="dot_product_attention", profile="bf16_eager")
@@ -100,6 +106,27 @@ def test_row_rms_bias_and_the_worst_element_of_a_failure() -> None:
     assert found.rms is not None
     assert found.bias is not None
     assert 0 < abs(found.bias) < found.rms < (found.ratio or 0)
+
+
+@pytest.mark.parametrize("share", [-0.5, 0.25])
+def test_a_bias_has_the_sign_of_the_error(share: float) -> None:
+    case = next(case for case in shipped_cases() if case.id == "square-float64")
+    evaluation = evaluation_of(case.id, PROFILES["fp32"])
+    results = {name: array + share * evaluation.bounds[name] for name, array in case.expected.items()}
+    rms, bias, largest = measure(case, results, evaluation)
+    assert bias == pytest.approx(share, rel=1e-3)
+    assert rms == pytest.approx(abs(share), rel=1e-3)
+    assert largest is not None
+    assert (largest.got - largest.expected) / largest.bound == pytest.approx(share, rel=1e-3)
+
+
+def test_a_map_has_the_sign_of_the_error() -> None:
+    case = next(case for case in shipped_cases() if case.id == "square-float32")
+    bounds = evaluation_of(case.id, PROFILES["fp32"]).bounds
+    answer = Answer({"output": case.expected["output"] - 3 * bounds["output"]}, {}, True, None, "", 0.0)
+    made = map_of(case, result("square-float32", Status.FAIL, largest=Largest("output", (0, 0, 0, 0), 0, 0, 0)), answer)
+    assert made is not None
+    assert {number for line in made.ratios for number in line} == {-3.0}
 
 
 def core(dtype: str, status: Status = Status.PASS, **more: str) -> list[Result]:
