@@ -50,6 +50,7 @@ LONGEST = (
     "test_layers",
     "test_partial_results",
     "test_zoo",
+    "test_declared_targets",
     "test_compare",
     "test_compare_command",
     "test_minilm",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ SOME = (
     *("rank-3", "causal-rank-5", "gradient-sinks", "gradient-dropout", "gradient-empty", "gradient-logsumexp"),
 )
 MASKS = ("true_attends", "true_is_ignored", "additive")
+OPERATIONS = ("dot_product_attention", "attention_with_logsumexp")
 CANNOT_HOLD = "the output is bfloat16, which cannot hold this case's cotangent in float32"
 
 
@@ -105,16 +105,14 @@ def test_a_graph_of_tensorflow_conforms() -> None:
 
 
 @pytest.mark.parametrize("framework", ["reference", "torch"])
-def test_every_case_of_an_attention_in_every_dtype(framework: str) -> None:
+def test_every_core_case_of_an_attention(framework: str) -> None:
     said: dict[str, Any] = {"layout": "BTHD", "mask": "true_is_ignored", "logsumexp": "base2"}
     how = {"vjp": vjp_by_hand(**said)} if framework == "reference" else {"framework": framework}
     declared = target(**said, **how)(attention(framework, **said))
-    report = verify(declared, operations=["dot_product_attention", "attention_with_logsumexp"])
+    report = verify(declared, operations=OPERATIONS, levels=["core"], dtypes=["float32"])
     report.raise_if_failed()
-    counts = Counter(result.status for result in report.results)
-    reasons = {result.message for result in report.results if result.status is Status.UNSUPPORTED}
-    assert all("which cannot hold this case's cotangent" in reason or "bound" in reason for reason in reasons)
-    assert counts[Status.UNSUPPORTED] < 0.02 * len(report.results)
+    assert {result.status for result in report.results} <= {Status.PASS, Status.QUALITY_WARNING}
+    assert len(report.results) > 140
 
 
 def test_a_function_that_returns_float32_takes_the_cotangent_of_a_partial_result() -> None:
