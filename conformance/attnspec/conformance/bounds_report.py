@@ -76,6 +76,7 @@ def draw(distributions: Sequence[Distribution], path: Path) -> None:
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "attnspec"  # the same numbers give the same file
+    mpl.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot as plt
 
     edges = np.logspace(np.log10(LOWEST), np.log10(HIGHEST), 56)

@@ -29,6 +29,8 @@ PAIR_SAMPLE = 2
 """On how many of them pairs are tried."""
 WITNESSES = 600
 """How many cases that passed are asked whether a cause would be seen there."""
+NEARLY = 0.05
+"""Causes that explain so little less than the best are its equals."""
 UNKNOWN = "unknown"
 
 
@@ -188,14 +190,18 @@ def _best(
         candidates = _known(sample[:PAIR_SAMPLE], _pairs(sample[:PAIR_SAMPLE]), remaining)
     if not candidates:
         return None
-    most = max(len(each.ratios) for each in candidates)
-    equals = [each for each in candidates if len(each.ratios) == most]
-    if len(equals) > 1 and witnesses:
-        against = {each.cause: _contradictions(each, witnesses) for each in equals}
-        equals.sort(key=lambda each: (each.rank[0], against[each.cause], each.rank, each.ratio or 0.0))
-    else:
-        equals.sort(key=lambda each: (each.rank, each.ratio or 0.0))
+    most = max(_weight(each) for each in candidates)
+    equals = [each for each in candidates if _weight(each) >= most * (1 - NEARLY)]
+    against = dict.fromkeys((each.cause for each in equals), 0)
+    if len(equals) > 1:
+        against |= {each.cause: _contradictions(each, witnesses) for each in equals}
+    equals.sort(key=lambda each: (each.rank[0], against[each.cause], -len(each.ratios), each.rank, each.ratio or 0.0))
     return equals[0]
+
+
+def _weight(found: Found) -> float:
+    """Return how many cases count for a cause: coarse bounds hold much, and count half as much as what says more."""
+    return len(found.ratios) / 2 if found.rank[0] == 1 and found.rank[1] > 0 else float(len(found.ratios))
 
 
 def _known(sample: list[Failure], causes: Iterable[Cause], remaining: Mapping[str, Failure]) -> list[Found]:
@@ -206,8 +212,13 @@ def _known(sample: list[Failure], causes: Iterable[Cause], remaining: Mapping[st
         ratios = {name: explains(cause, failure) for name, failure in remaining.items()}
         explained: dict[str, float | None] = {name: ratio for name, ratio in ratios.items() if ratio is not None}
         says = f"the output equals *{cause.name}*: {cause.says}"
-        found.append(Found(cause.name, says, cause.clause, explained, (0, len(cause.names)), cause))
+        found.append(Found(cause.name, says, cause.clause, explained, (0, _order(cause)), cause))
     return found
+
+
+def _order(cause: Cause) -> int:
+    """Put one cause before two, and the faults of an operation before what can happen to all."""
+    return 2 * len(cause.names) + (cause.steps is None and cause.function is None)
 
 
 def explains(cause: Cause, failure: Failure) -> float | None:

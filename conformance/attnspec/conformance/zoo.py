@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .admission import evaluate, largest_ratio
+from .admission import decides, evaluate, largest_ratio
 from .calls import DTYPES, Array, Call
 from .cases import Case, shipped_cases
 from .faults import FAULTS
@@ -182,22 +182,28 @@ def margins(fault: ZooFault, dtype: str, profile: Profile | None = None) -> dict
 
     Args:
         fault: that is run.
-        dtype: of the vectors.
+        dtype: of the vectors; those that a profile's bounds are too wide for are left out, as a judge leaves them.
         profile: of the bounds; None: the default of the dtype.
     """
     profile = profile or default_profile(dtype)
-    return {
-        case.id: margin(run_function(fault.function, case), case, evaluation_of(case.id, profile))
-        for operation in sorted(fault.operations, reverse=True)
-        for case in forward_cases(operation, dtype)
-    }
+    return _ratios(dict.fromkeys(sorted(fault.operations, reverse=True), fault.function), dtype, profile)
 
 
 def ratios(variant: ZooVariant, dtype: str) -> dict[str, float]:
     """Return, for each vector that a variant can compute in a dtype, its largest error over its profile's bound."""
-    profile = PROFILES[variant.profiles[dtype]]
-    return {
-        case.id: margin(run_function(function, case), case, evaluation_of(case.id, profile))
-        for operation, function in sorted(variant.functions.items())
-        for case in forward_cases(operation, dtype)
-    }
+    return _ratios(variant.functions, dtype, PROFILES[variant.profiles[dtype]])
+
+
+def _ratios(functions: Mapping[str, Callable[..., Any]], dtype: str, profile: Profile) -> dict[str, float]:
+    found = {}
+    for operation, function in functions.items():
+        for case in forward_cases(operation, dtype):
+            evaluation = evaluation_of(case.id, profile)
+            if _decides(case.id, profile):
+                found[case.id] = margin(run_function(function, case), case, evaluation)
+    return found
+
+
+@functools.cache
+def _decides(identifier: str, profile: Profile) -> bool:
+    return decides(evaluation_of(identifier, profile))
