@@ -173,8 +173,10 @@ def test_the_page_says_of_each_fault_what_the_zoo_says() -> None:
 
 def test_the_page_shows_the_accuracy_and_no_rejected_variant() -> None:
     shares = [float(share) for share in re.findall(r"^\| .* \| (\d+\.\d)% \|$", PAGE, re.MULTILINE)]
-    assert len(shares) == 4
-    assert min(shares) >= 95.0
+    *single, pairs = shares
+    assert len(single) == 3, "as planted, in float64, in other orders"
+    assert min(single) >= 95.0
+    assert pairs >= 90.0
     rows = re.findall(
         r"^\| (\w+) \| \w+ \| \d+ \| \d+ \| (\d+) \| ", PAGE.partition("## False alarms")[2], re.MULTILINE
     )
