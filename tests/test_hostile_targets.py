@@ -68,9 +68,9 @@ def echo(query: Array, key: Array, value: Array, **_: Any) -> Array:
 @pytest.mark.parametrize(
     ("cheat", "harmless"),
     [
-        pytest.param(zeros, {"no-keys"}, id="zeros"),
-        pytest.param(mean_value, {"no-keys", "one-key"}, id="mean-value"),
-        pytest.param(echo, {"no-keys", "one-key", "window-self"}, id="echo"),
+        pytest.param(zeros, {"no-keys", "no-queries"}, id="zeros"),
+        pytest.param(mean_value, {"no-keys", "no-queries", "one-key", "value-constant"}, id="mean-value"),
+        pytest.param(echo, {"no-keys", "no-queries", "one-key", "value-constant", "window-self"}, id="echo"),
     ],
 )
 def test_a_cheat_fails_every_vector_that_can_tell(cheat: Callable[..., Array], harmless: set[str]) -> None:

@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -151,7 +152,8 @@ class TestInstalled:
         assert run("attnspec", "--version").strip().endswith(PROJECT["version"])
 
     def test_targets(self, run: Callable[..., str]) -> None:
-        assert "import attnspec.reference as attn" in run("attnspec", "targets")
+        lines = run("attnspec", "targets").splitlines()
+        assert f"reference NumPy {np.__version__} all 30 all yes" in [" ".join(line.split()) for line in lines]
 
     @pytest.mark.parametrize("arguments", ["--help", "targets", "verify --help", "compare --help"])
     def test_command_line_imports_no_framework(self, run: Callable[..., str], arguments: str) -> None:
