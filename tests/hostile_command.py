@@ -28,9 +28,10 @@ def say(data: bytes) -> None:
     os.write(1, data)
 
 
-def done(request: Request, **changes: Any) -> None:
+def done(request: Request, times: int = 1, **changes: Any) -> None:
     answer = {"type": "done", "id": request["id"], **changes}
-    say(json.dumps({name: value for name, value in answer.items() if value is not None}).encode() + b"\n")
+    line = json.dumps({name: value for name, value in answer.items() if value is not None}).encode() + b"\n"
+    say(line * times)  # at once: what comes late would be charged to the next request
 
 
 def right(request: Request) -> None:
@@ -66,8 +67,7 @@ def without_end(request: Request) -> None:
 
 def twice(request: Request) -> None:
     right(request)
-    done(request)
-    done(request)
+    done(request, times=2)
 
 
 def greets(request: Request) -> None:

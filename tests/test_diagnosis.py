@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attnspec.conformance.admission import evaluation_of
 from attnspec.conformance.answers import Answer
-from attnspec.conformance.cases import Case, shipped_cases
+from attnspec.conformance.cases import Case, case_of, shipped_cases
 from attnspec.conformance.causes import claims, known_causes, merged_steps, of_convention
 from attnspec.conformance.conventions import CONVENTIONS
 from attnspec.conformance.derivatives import reference_gradients
@@ -34,7 +35,7 @@ from attnspec.conformance.diagnosis_accuracy import (
 from attnspec.conformance.implementations import Steps, build
 from attnspec.conformance.operations import OPERATIONS
 from attnspec.conformance.profiles import default_profile
-from attnspec.conformance.zoo import ATTENTIONS, case_of, evaluation_of, run_function, zoo_faults
+from attnspec.conformance.zoo import ATTENTIONS, run_function, zoo_faults
 
 FAULTS = {fault.name: fault for fault in zoo_faults()}
 Array = np.ndarray[Any, Any]

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from attnspec.conformance import verify
+from attnspec.conformance.admission import evaluation_of
 from attnspec.conformance.cases import shipped_cases
 from attnspec.conformance.profiles import default_profile
 from attnspec.conformance.targets import CallableTarget
-from attnspec.conformance.zoo import ROBUST, evaluation_of, margin
+from attnspec.conformance.zoo import ROBUST, margin
 
 Array = np.ndarray[Any, Any]
 CASES = {case.id: case for case in shipped_cases()}

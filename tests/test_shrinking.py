@@ -15,6 +15,7 @@ import pytest
 
 from attnspec.conformance.answers import Answer, ask
 from attnspec.conformance.calls import Call
+from attnspec.conformance.cases import case_of
 from attnspec.conformance.causes import evaluate_call
 from attnspec.conformance.profiles import default_profile
 from attnspec.conformance.reproducer import Reproducer, script
@@ -24,7 +25,7 @@ from attnspec.conformance.shrinking import Shrunk, shrink
 from attnspec.conformance.slicing import axes_of, take, without_options
 from attnspec.conformance.targets import CallableTarget, TargetError
 from attnspec.conformance.variants import variants
-from attnspec.conformance.zoo import case_of, forward_cases, zoo_faults
+from attnspec.conformance.zoo import forward_cases, zoo_faults
 
 FAULTS = {fault.name: fault for fault in zoo_faults()}
 Array = np.ndarray[Any, Any]

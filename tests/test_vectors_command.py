@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from attnspec.conformance import verify
+from attnspec.conformance.admission import evaluation_of
 from attnspec.conformance.cases import MANIFEST, SCHEMA, SUMS, VECTORS, shipped_cases, sums_of
 from attnspec.conformance.command_line import main
 from attnspec.conformance.profiles import default_profile
 from attnspec.conformance.vectors_check import Finding, caught, check_vectors
-from attnspec.conformance.zoo import evaluation_of
 from attnspec.contract.tensor_files import read_tensors, write_tensors
 
 CASES = {case.id: case for case in shipped_cases()}

@@ -10,12 +10,13 @@ import pytest
 from made_reports import diagnosis, report, result
 
 from attnspec.conformance import Report, Result, Status, verify
+from attnspec.conformance.admission import evaluation_of
 from attnspec.conformance.answers import Answer
 from attnspec.conformance.case_facts import CLAUSES, known_cases
 from attnspec.conformance.case_maps import map_of
 from attnspec.conformance.cases import shipped_cases
 from attnspec.conformance.faults import FAULTS
-from attnspec.conformance.judgement import evaluation_of, measure
+from attnspec.conformance.judgement import measure
 from attnspec.conformance.profiles import PROFILES
 from attnspec.conformance.results import Largest
 from attnspec.conformance.variants import variants

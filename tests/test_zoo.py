@@ -81,7 +81,7 @@ def test_distribution_of_correct_variants() -> None:
         for profile, ratios in found.items()
     ]
     print("\n".join(lines))
-    assert set(found) == set(PROFILES) - {"fp32_tf32"}
+    assert set(found) == set(PROFILES)
     assert all(max(ratios) <= 0.95 for ratios in found.values()), "\n".join(lines)
 
 

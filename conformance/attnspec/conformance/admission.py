@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from .cases import Case
+from .cases import Case, case_of
 from .composed_operations import Composed
 from .derivatives import evaluate_backward
 from .operation import Evaluation
@@ -62,6 +63,12 @@ def _may_overflow(case: Case, profile: Profile, evaluation: Evaluation) -> bool:
 
 def _no_bounds(evaluation: Evaluation) -> dict[str, Array]:
     return {name: np.full_like(bound, np.inf) for name, bound in evaluation.bounds.items()}
+
+
+@functools.cache
+def evaluation_of(identifier: str, profile: Profile) -> Evaluation:
+    """Compute the bounds of a vector of this installation, once."""
+    return evaluate(case_of(identifier), profile)
 
 
 def decides(evaluation: Evaluation) -> bool:

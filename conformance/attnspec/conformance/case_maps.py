@@ -9,10 +9,10 @@ import numpy as np
 
 from attnspec.reference import attention_stages
 
-from .admission import error_ratios
+from .admission import error_ratios, evaluation_of
 from .answers import Answer
 from .cases import Case
-from .judgement import Judge, evaluation_of, signed_ratios
+from .judgement import Judge, signed_ratios
 from .profiles import PROFILES
 from .results import CaseMap, Result, Status
 

@@ -69,6 +69,16 @@ def shipped_cases() -> tuple[Case, ...]:
     return load_cases(VECTORS)
 
 
+def case_of(identifier: str) -> Case:
+    """Find a vector of this installation."""
+    return _by_id()[identifier]
+
+
+@functools.cache
+def _by_id() -> dict[str, Case]:
+    return {case.id: case for case in shipped_cases()}
+
+
 def load_manifest(folder: Path) -> dict[str, Any]:
     """Read a folder's manifest and check it against the schema."""
     import jsonschema  # here, because it is slow to import and the command line's help does not need it

@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .admission import error_ratios
+from .admission import error_ratios, evaluation_of
 from .answers import Answer
 from .calls import Array
-from .cases import Case, shipped_cases
+from .cases import Case, case_of, shipped_cases
 from .causes import Cause, Claim, answer, claims, distance, is_near, known_causes, parts_of_pairs, together
 from .operation import Evaluation
 from .profiles import Profile, profile_for
+from .results import Diagnosis
 from .signatures import Signature, is_within, signatures
-from .zoo import case_of, evaluation_of
 
 SAMPLE, ROUNDS, PAIR_ROUNDS = 6, 10, 4
 """How many unexplained cases a round looks at, how many rounds there are, and how many may try pairs in vain."""
@@ -32,26 +32,6 @@ WITNESSES = 600
 NEARLY = 0.05
 """Causes that explain so little less than the best are its equals."""
 UNKNOWN = "unknown"
-
-
-class Diagnosis(NamedTuple):
-    """What is behind some of the failing cases of a target."""
-
-    target: str
-    cause: str
-    """The name of a fault, a convention or a signature, two of them joined by +, or `unknown`."""
-    explanation: str
-    """A sentence: on how many of the failing cases the output equals what."""
-    clause: str | None
-    """The clause that the cause breaks."""
-    cases: tuple[str, ...]
-    """The failing cases that it explains."""
-    failing: int
-    """How many cases of the target failed with results."""
-    ratio: float | None
-    """The largest distance from the cause over its bound, at most 1; None where there is none to measure."""
-    reproducer: str | None
-    """A runnable snippet of the smallest failing call, where one was asked for."""
 
 
 class Failure(NamedTuple):

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import variants
+from .admission import evaluation_of
 from .answers import Answer
 from .calls import DTYPES, Array
 from .cases import Case
 from .causes import merged_steps
-from .diagnosis import UNKNOWN, Diagnosis, diagnose
+from .diagnosis import UNKNOWN, diagnose
 from .implementations import Attended, Steps, build, softmax
 from .profiles import default_profile
-from .zoo import ATTENTIONS, ZooFault, evaluation_of, forward_cases, in_dtype, margin, run_function, zoo_faults
+from .results import Diagnosis
+from .zoo import ATTENTIONS, ZooFault, forward_cases, in_dtype, margin, run_function, zoo_faults
 
 Run = Callable[[Case], Mapping[str, Array]]
 

@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .admission import decides, error_ratios, evaluate, largest_ratio
+from .admission import decides, error_ratios, evaluation_of, largest_ratio
 from .answers import Answer, same_bits
 from .calls import Array
-from .cases import Case, shipped_cases
+from .cases import Case, case_of, shipped_cases
 from .operation import Evaluation
 from .profiles import DEFAULT_PROFILES, PROFILES, Profile, profile_for
 from .results import Largest, Result, Status
@@ -60,7 +60,7 @@ class Judge:
     def missing_twin(self, case: Case) -> Case | None:
         """Return the case whose answer must be known before this one's can be judged, if it is not."""
         twin = case.same_bits_as
-        return None if twin is None or twin in self._answers else _by_id()[twin]
+        return None if twin is None or twin in self._answers else case_of(twin)
 
     def remember(self, case: Case, answer: Answer) -> None:
         """Keep the answer to a case if it is the twin of another."""
@@ -218,17 +218,6 @@ def weakest_profile(case: Case, answer: Answer, profile: Profile) -> str | None:
         if max(ratios) <= 1 and decides(evaluation):
             return other.name
     return None
-
-
-@functools.cache
-def evaluation_of(identifier: str, profile: Profile) -> Evaluation:
-    """Compute the bounds of a shipped case once for all targets."""
-    return evaluate(_by_id()[identifier], profile)
-
-
-@functools.cache
-def _by_id() -> dict[str, Case]:
-    return {case.id: case for case in shipped_cases()}
 
 
 @functools.cache

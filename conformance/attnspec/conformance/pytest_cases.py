@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from .cases import Case, shipped_cases
+from .cases import case_of
 from .judgement import Judge
 from .profiles import find_profile
 from .results import Result, Status
@@ -49,7 +49,7 @@ class CheckedCase:
     """
 
     def __init__(self, identifier: str, node: pytest.Item) -> None:
-        self.case = _case(identifier)
+        self.case = case_of(identifier)
         """What is asked, and what is expected: `case.description`, `case.clauses`, `case.tensors`, …"""
         self._node = node
 
@@ -101,12 +101,3 @@ def _as_set(values: Any) -> frozenset[str]:
 def _load(spec: str) -> Target:
     """Load a target by its name once for all tests: a command is started once."""
     return load_target(spec)
-
-
-@functools.cache
-def _by_id() -> dict[str, Case]:
-    return {case.id: case for case in shipped_cases()}
-
-
-def _case(identifier: str) -> Case:
-    return _by_id()[identifier]

@@ -62,8 +62,7 @@ def _diagnose(judge: Judge, can_reload: bool) -> tuple[Diagnosis, ...]:
         return ()
     from .diagnosis import diagnose  # here, because it loads every fault that is known
 
-    diagnoses = diagnose(judge.target, judge.failures, passed=judge.passed, profiles=judge.profiles())
-    found = [Diagnosis(*each) for each in diagnoses]
+    found = diagnose(judge.target, judge.failures, passed=judge.passed, profiles=judge.profiles())
     return tuple(_with_scripts(judge, found) if can_reload else found)
 
 

@@ -96,21 +96,23 @@ class CaseMap(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What is likely wrong with a target."""
+    """What is likely behind some of the failing cases of a target."""
 
     target: str
     cause: str
-    """A few words, such as *causal aligned top-left*; `unknown` where nothing fits."""
+    """The name of a fault, a convention or a signature, two of them joined by +, or `unknown`."""
     explanation: str
+    """A sentence: on how many of the failing cases the output equals what."""
     clause: str | None
+    """The clause that the cause breaks."""
     cases: tuple[str, ...]
     """The failing cases that it explains."""
     failing: int
-    """How many cases fail in all."""
+    """How many cases of the target failed with results."""
     ratio: float | None
-    """The largest distance of the target from the cause on these cases, in bounds; None where nothing fits."""
+    """The largest distance from the cause over its bound, at most 1; None where there is none to measure."""
     reproducer: str | None
-    """A script that shows it."""
+    """A script that shows it on the smallest failing call, where one was made."""
 
 
 @dataclass(frozen=True)

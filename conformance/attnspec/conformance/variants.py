@@ -196,6 +196,23 @@ def _eager(dtype: Any) -> Callable[..., tuple[Array, Array]]:
     return build(Steps(scaled_scores=scores, masked_logits=logits, softmax=normalise, drop=drop_stored))
 
 
+def tensor_float(array: Array) -> Array:
+    """Round float32 to the 11 significant bits of TF32, to the nearest and to even."""
+    bits = np.ascontiguousarray(array).view(np.uint32)
+    rounded = (bits + 0xFFF + ((bits >> 13) & 1)) & np.uint32(0xFFFFE000)
+    return np.where(np.isfinite(array), rounded.view(np.float32), array)
+
+
+def tensor_float_scores(query: Array, key: Array, scale: float) -> Array:
+    """Multiply factors in TF32."""
+    return query.dtype.type(scale) * (tensor_float(query) @ tensor_float(key).mT)
+
+
+def tensor_float_values(weights: Array, value: Array) -> Array:
+    """Multiply factors in TF32."""
+    return tensor_float(weights) @ tensor_float(value)
+
+
 def variants() -> tuple[Variant, ...]:
     """Return every correct variant."""
     import ml_dtypes
@@ -227,4 +244,6 @@ def variants() -> tuple[Variant, ...]:
         Variant("eager-bfloat16", _eager(ml_dtypes.bfloat16), {"bfloat16": "bf16_eager"}),
         Variant("eager-float16", _eager(np.float16), {"float16": "fp16_eager"}),
     )
-    return tuple(Variant(name, build(steps), DEFAULT) for name, steps in plain.items()) + eager
+    tensor_floats = Steps(scaled_scores=tensor_float_scores, weighted_values=isolated(tensor_float_values))
+    others = (*eager, Variant("tf32", build(tensor_floats), {"float32": "fp32_tf32"}))
+    return tuple(Variant(name, build(steps), DEFAULT) for name, steps in plain.items()) + others

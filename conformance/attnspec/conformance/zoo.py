@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .admission import decides, evaluate, largest_ratio
+from .admission import decides, evaluation_of, largest_ratio
 from .calls import DTYPES, Array, Call
 from .cases import Case, shipped_cases
 from .faults import FAULTS
@@ -159,22 +159,6 @@ def forward_cases(operation: str | None = None, dtype: str | None = None) -> tup
         for case in shipped_cases()
         if case.direction == "forward" and operation in (None, case.operation) and dtype in (None, case.dtype)
     )
-
-
-@functools.cache
-def evaluation_of(identifier: str, profile: Profile) -> Evaluation:
-    """Compute the bounds of a shipped case once."""
-    return evaluate(case_of(identifier), profile)
-
-
-def case_of(identifier: str) -> Case:
-    """Find a shipped case."""
-    return _by_id()[identifier]
-
-
-@functools.cache
-def _by_id() -> dict[str, Case]:
-    return {case.id: case for case in shipped_cases()}
 
 
 def margins(fault: ZooFault, dtype: str, profile: Profile | None = None) -> dict[str, float]:

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from .bounds_report import bounds_tables, draw, measure_bounds
 from .calls import DTYPES
-from .diagnosis import Diagnosis
 from .diagnosis_accuracy import (
     PAIRS,
     Named,
@@ -31,6 +30,7 @@ from .diagnosis_accuracy import (
 from .fault_matrix import SHOWN, FaultRow, Matrix, alarms, measure, show_margin
 from .measured_pages import replace_measured
 from .profiles import PROFILES
+from .results import Diagnosis
 from .zoo import ROBUST
 
 
