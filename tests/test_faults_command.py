@@ -180,7 +180,7 @@ def test_the_page_shows_the_accuracy_and_no_rejected_variant() -> None:
     rows = re.findall(
         r"^\| (\w+) \| \w+ \| \d+ \| \d+ \| (\d+) \| ", PAGE.partition("## False alarms")[2], re.MULTILINE
     )
-    assert {name for name, _ in rows} == set(PROFILES) - {"fp32_tf32"}
+    assert {name for name, _ in rows} == set(PROFILES)
     assert {rejected for _, rejected in rows} == {"0"}
 
 

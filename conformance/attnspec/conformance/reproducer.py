@@ -11,6 +11,7 @@ import numpy as np
 from attnspec.contract.mask_json import mask_to_json
 from attnspec.contract.masks import Mask
 
+from .answers import same_bits
 from .calls import MASKS, Array, Call
 from .cases import Case, shipped_cases
 from .operations import OPERATIONS
@@ -99,8 +100,8 @@ def _comparison(shrunk: Shrunk, results: Mapping[str, Array]) -> list[str]:
 
 def _is_vector(call: Call) -> bool:
     """Say whether a call is a shipped vector's, as it came."""
-    found = [case for case in shipped_cases() if case.id == call.id]
-    return bool(found) and found[0].options is call.options and found[0].tensors is call.tensors
+    found = [case for case in shipped_cases() if case.id == call.id and case.options == call.options]
+    return bool(found) and same_bits(dict(found[0].tensors), dict(call.tensors))
 
 
 def _by_vector(spec: str, call: Call) -> list[str]:
